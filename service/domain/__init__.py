@@ -1,0 +1,1 @@
+"""Pure rules of messaging: no await, no I/O, no clock read."""

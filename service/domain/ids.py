@@ -1,0 +1,30 @@
+"""Ids: UUIDv7 (RFC 9562, section 5.7), so that they sort by time; shown with a prefix that says what they name."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from uuid import UUID
+
+_SHOWN = re.compile(r"(msg|bat|whd)_([0-9a-f]{32})")
+
+
+def new_id() -> UUID:
+    """A UUIDv7: 48 bits of milliseconds since 1970, then random bits."""
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (time.time_ns() // 1_000_000) << 80 | random
+    value = value & ~(0xF << 76) | 0x7 << 76  # version 7
+    value = value & ~(0x3 << 62) | 0x2 << 62  # RFC 9562 variant
+    return UUID(int=value)
+
+
+def show(prefix: str, value: UUID) -> str:
+    """The id as callers see it: `msg_0190...`."""
+    return f"{prefix}_{value.hex}"
+
+
+def read(prefix: str, shown: str) -> UUID | None:
+    """The id behind what a caller gave, or None where it is not one of this kind."""
+    match = _SHOWN.fullmatch(shown)
+    return UUID(hex=match[2]) if match and match[1] == prefix else None

@@ -1,0 +1,78 @@
+"""Everything that is derived from the service's one secret key."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from uuid import UUID
+
+from cryptography.fernet import Fernet, InvalidToken
+
+_TOKEN_MAC_BYTES = 10  # 80 bits: a guess cannot be checked offline. With the id, a token is 35 characters: one provider
+# allows 100 characters of callback URL.
+
+
+class Keyring:
+    """Keys for each use, derived from one secret, so that a leak of one says nothing of the others.
+
+    Args:
+        secret: `SMS_GATEWAY_SECRET_KEY`, at least 32 random bytes in any encoding. Changing it makes stored webhook
+            secrets unreadable and outstanding callback URLs invalid.
+    """
+
+    def __init__(self, secret: str) -> None:
+        def derive(use: str) -> bytes:
+            return hmac.digest(secret.encode(), use.encode(), hashlib.sha256)
+
+        self._box = Fernet(base64.urlsafe_b64encode(derive("webhook secrets")))
+        self._body_key = derive("idempotency bodies")
+        self._token_key = derive("callback tokens")
+
+    def seal(self, text: str) -> bytes:
+        """`text`, encrypted and authenticated."""
+        return self._box.encrypt(text.encode())
+
+    def open(self, sealed: bytes) -> str | None:
+        """What was sealed; None where it was sealed with another secret key."""
+        try:
+            return self._box.decrypt(sealed).decode()
+        except InvalidToken:
+            return None
+
+    def body_hmac(self, body: bytes) -> bytes:
+        """A keyed hash: a plain one would let the code in a purged OTP be guessed from its hash."""
+        return hmac.digest(self._body_key, body, hashlib.sha256)
+
+    def attempt_token(self, account: str, attempt_id: UUID) -> str:
+        """The last part of the callback URL of one attempt: 35 URL-safe characters."""
+        proof = self._proof(account, attempt_id.bytes)
+        return base64.urlsafe_b64encode(attempt_id.bytes + proof).decode().rstrip("=")
+
+    def account_token(self, account: str) -> str:
+        """The last part of the callback URL of a whole account: 14 URL-safe characters."""
+        return base64.urlsafe_b64encode(self._proof(account, b"")).decode().rstrip("=")
+
+    def read_token(self, account: str, token: str) -> UUID | None:
+        """The attempt that a token names, None where it names the whole account.
+
+        Raises:
+            ValueError: we did not make this token for this account.
+        """
+        try:
+            raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError("not a token") from error
+        attempt, proof = raw[:-_TOKEN_MAC_BYTES], raw[-_TOKEN_MAC_BYTES:]
+        if len(attempt) not in {0, 16} or not hmac.compare_digest(proof, self._proof(account, attempt)):
+            raise ValueError("not a token of ours")
+        return UUID(bytes=attempt) if attempt else None
+
+    def _proof(self, account: str, attempt: bytes) -> bytes:
+        return hmac.digest(self._token_key, account.encode() + b"\0" + attempt, hashlib.sha256)[:_TOKEN_MAC_BYTES]
+
+
+def key_hash(api_key: str) -> bytes:
+    """What is stored of an API key. Plain SHA-256: the key is 256 random bits, which nobody can search."""
+    return hashlib.sha256(api_key.encode()).digest()

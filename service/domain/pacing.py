@@ -1,0 +1,66 @@
+"""GCRA, the generic cell rate algorithm (ITU-T I.371, annex A): one stored time gives an exact rate limit.
+
+That time is the TAT, the theoretical arrival time: when the next event would come if all came evenly. Every time here
+is in seconds on one clock, and the caller passes it in. `interval_s` is the time between events: 1 / rate, above 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+# Unix time as a float is exact to 0.24 us. Without some slack, a slot that is due now would look not yet due.
+_ROUNDING_S: Final = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Evenly spaced slots: the one numbered `i` (from 0) is at `first_s + i * interval_s`.
+
+    `tat_s` is to be stored. When `count` is 0, `first_s` says when the next slot is free.
+    """
+
+    first_s: float
+    count: int
+    tat_s: float
+
+
+def grant(tat_s: float, now_s: float, interval_s: float, wanted: int, horizon_s: float) -> Grant:
+    """Give up to `wanted` slots that lie within `horizon_s` from now. There is no burst: this is a provider's MPS."""
+    first_s = max(tat_s, now_s)
+    room_s = now_s + horizon_s - first_s + _ROUNDING_S
+    if room_s < 0 or wanted < 1:
+        return Grant(first_s, 0, tat_s)
+    count = min(wanted, math.floor(room_s / interval_s) + 1)
+    return Grant(first_s, count, first_s + count * interval_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer of a limiter with burst. `tat_s` is to be stored.
+
+    `remaining`: what could be had at once after this. `retry_after_s`: 0 when allowed, infinite when the cost exceeds
+    the burst, so that no waiting helps.
+    """
+
+    allowed: bool
+    tat_s: float
+    retry_after_s: float
+    remaining: int
+
+
+def admit(tat_s: float, now_s: float, interval_s: float, burst: int, cost: int = 1) -> Decision:
+    """Let `cost` events through at once, or none of them. `burst` events may come together after a rest."""
+    burst_s = burst * interval_s
+    used_s = max(tat_s - now_s, 0.0)
+    wait_s = used_s + cost * interval_s - burst_s
+    if wait_s > _ROUNDING_S:
+        retry_after_s = wait_s if cost <= burst else math.inf
+        return Decision(False, tat_s, retry_after_s, _whole((burst_s - used_s) / interval_s))
+    used_s += cost * interval_s
+    return Decision(True, now_s + used_s, 0.0, _whole((burst_s - used_s) / interval_s))
+
+
+def _whole(events: float) -> int:
+    return max(0, math.floor(events + _ROUNDING_S))

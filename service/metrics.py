@@ -1,0 +1,56 @@
+"""Every Prometheus metric. Labels are bounded: names of gateway.yaml, enums, route templates; no number, no id."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3600.0)
+
+
+class Metrics:
+    """The metrics of one process, on a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+        def counter(name: str, help_: str, *labels: str) -> Counter:
+            return Counter(name, help_, labels, namespace="sms_gateway", registry=registry)
+
+        def gauge(name: str, help_: str, *labels: str) -> Gauge:
+            return Gauge(name, help_, labels, namespace="sms_gateway", registry=registry)
+
+        def histogram(name: str, help_: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(name, help_, labels, namespace="sms_gateway", registry=registry, buckets=buckets)
+
+        self.requests = counter("http_requests_total", "HTTP requests answered.", "route", "method", "status")
+        self.request_s = histogram("http_request_seconds", "Time to answer an HTTP request.", _FAST, "route")
+        self.accepted = counter("messages_accepted_total", "Messages committed.", "traffic")
+        self.replayed = counter("messages_replayed_total", "Requests answered from their idempotency key.")
+        self.refused = counter("messages_refused_total", "Requests refused, by problem code.", "code")
+        self.lane_depth = gauge("lane_due_messages", "Messages due in a lane (counted up to 10,000).", "traffic")
+        self.lane_oldest_s = gauge("lane_oldest_due_seconds", "How long the oldest due message has waited.", "traffic")
+        self.queue_wait_s = histogram("queue_wait_seconds", "From due to claimed.", _WAITS, "traffic")
+        self.to_provider_s = histogram("accept_to_provider_seconds", "From due to the first call.", _WAITS, "traffic")
+        self.in_flight = gauge("lane_in_flight_messages", "Messages that a lane works on.", "traffic")
+        self.submits = counter("submits_total", "Calls to providers, by outcome.", "provider", "outcome")
+        self.submit_s = histogram("submit_seconds", "Time of a call to a provider.", _SLOW, "provider")
+        self.breaker = gauge("breaker_state", "0 closed, 1 half open, 2 open.", "provider")
+        self.failovers = counter("failovers_total", "Messages that went on to another provider.", "origin", "target")
+        self.ended = counter("messages_ended_total", "Messages that ended.", "status", "reason")
+        self.receipts = counter("receipts_total", "Receipts from providers.", "provider", "status", "result")
+        self.callbacks_refused = counter("callbacks_refused_total", "Provider callbacks refused.", "provider", "reason")
+        self.hlr = counter("hlr_lookups_total", "HLR results used, by where they came from.", "origin", "status")
+        self.hlr_s = histogram("hlr_lookup_seconds", "Time of a live look-up.", _SLOW)
+        self.webhooks = counter("webhook_deliveries_total", "Tries to deliver a webhook.", "result")
+        self.webhook_s = histogram("webhook_seconds", "Time of a try.", _SLOW)
+        self.webhook_age_s = histogram("webhook_age_seconds", "From the event to its acknowledgement.", _WAITS)
+        self.taken_over = counter("messages_taken_over_total", "Messages taken over from dead workers.")
+        self.worker_errors = counter("worker_errors_total", "Rounds of a background task that failed.", "task")

@@ -1,0 +1,113 @@
+"""Deliver: claim -> screen -> route -> submit. Read this first.
+
+Each lane (otp, transactional, marketing) claims and works on its own, so that a campaign never stands before an OTP.
+A message is worked on by one task from claim to settlement. Everything that a task stores goes through group commits,
+so a hundred tasks make a handful of statements.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from uuid import UUID
+
+from service.domain.message import Traffic
+from service.domain.routing import HlrPolicy, OnUnknown, Route, pick
+from service.errors import LeaseLost, StoreError
+from service.pipeline.lane import Lane
+from service.pipeline.lease import Lease
+from service.pipeline.screen import Screen
+from service.pipeline.submit import Submit, Work, doubtful
+from service.runtime import Runtime
+from service.settings import GatewayConfig
+from service.storage.queue import Claimed, Move, Settlement
+
+log = logging.getLogger(__name__)
+
+_HLR_RETRY_S = 1.0
+_NOWHERE = Route(None, None, (), None, HlrPolicy.OFF, hlr_fails_open=True)
+
+
+def routes_of(config: GatewayConfig) -> list[Route]:
+    """The routes of `gateway.yaml`."""
+    return [
+        Route(
+            traffic=route.traffic,
+            countries=None if route.countries is None else frozenset(route.countries),
+            providers=route.providers,
+            on_unknown=None if route.on_unknown is None else OnUnknown(route.on_unknown),
+            hlr=HlrPolicy(route.hlr),
+            hlr_fails_open=route.hlr_fail == "open",
+        )
+        for route in config.routes
+    ]
+
+
+class Deliver:
+    """The lanes of one worker."""
+
+    def __init__(self, runtime: Runtime, lease: Lease, screen: Screen, submit: Submit) -> None:
+        self._runtime = runtime
+        self._screen = screen
+        self._submit = submit
+        self._routes = routes_of(runtime.config)
+        self._receipt_wait_s = runtime.config.limits.receipt_wait_hours * 3600
+        self._lanes = [Lane(runtime, lease, lane, self._deliver) for lane in Traffic]
+
+    async def run(self) -> None:
+        """Work until cancelled; what is under way then goes on until `drain`."""
+        async with asyncio.TaskGroup() as group:
+            for lane in self._lanes:
+                group.create_task(lane.run())
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait for messages that are under way. Recovery takes over what does not end in time."""
+        if tasks := [task for lane in self._lanes for task in lane.under_way.values()]:
+            await asyncio.wait(tasks, timeout=timeout_s)
+
+    @property
+    def under_way(self) -> list[UUID]:
+        """The messages that are worked on."""
+        return [message_id for lane in self._lanes for message_id in lane.under_way]
+
+    async def _deliver(self, message: Claimed) -> None:
+        """Take one message from its claim to its settlement."""
+        try:
+            settlement = await self._decide(message, time.monotonic())
+            status = await self._runtime.queue.settle(settlement)
+        except LeaseLost:
+            log.warning("lost the lease of a message", extra={"message_id": str(message.id)})
+        except StoreError as error:
+            # Recovery finds it: as a stray of this worker, or when the lease has run out.
+            log.warning("store error in delivery", extra={"message_id": str(message.id), "error": str(error)})
+        except Exception:
+            self._runtime.metrics.worker_errors.labels("deliver").inc()
+            log.exception("delivery failed", extra={"message_id": str(message.id)})
+        else:
+            if status in {"failed", "undelivered"}:
+                self._runtime.metrics.ended.labels(status, settlement.reason or "").inc()
+                self._runtime.hints.webhooks.set()
+
+    async def _decide(self, message: Claimed, claimed_s: float) -> Settlement:
+        route = pick(self._routes, message.traffic, message.country) or _NOWHERE
+        work = Work(message, route, claimed_s)
+        if any(tried.open and tried.outcome == "accepted" for tried in message.tried):
+            return work.settle(Move.SENT)  # a receipt was quicker than the answer to the call
+        if message.remaining_s <= 0:
+            return self._expire(work)
+        if not route.providers:
+            return work.settle(Move.FAIL, "no_route")
+        if doubtful(message) is None and (stop := await self._screen(message, route)) is not None:
+            if stop.retry:
+                return work.settle(Move.PUT_BACK, stop.reason, delay_s=_HLR_RETRY_S)
+            return replace(work.settle(Move.FAIL, stop.reason), error_code=stop.error_code)
+        return await self._submit(work)
+
+    def _expire(self, work: Work) -> Settlement:
+        """Its validity is over: a stale OTP is never sent. What may be out already is waited for, but not for ever."""
+        if doubtful(work.message) is None:
+            return work.settle(Move.FAIL, "expired")
+        given_up = work.message.remaining_s <= -self._receipt_wait_s
+        return work.settle(Move.GIVE_UP if given_up else Move.HOLD, "submit_unknown")

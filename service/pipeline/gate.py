@@ -1,0 +1,139 @@
+"""The gate before a provider: its breaker, its pace (MPS) and its calls in flight. OTPs have a reserve in each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from service.domain.health import Breaker, BreakerState
+from service.domain.message import Traffic
+from service.metrics import Metrics
+from service.runtime import ProviderAccount, Runtime
+from service.storage.batch import Batcher
+from service.storage.pacing import PacingStore, Slot
+
+PATIENCE_S = 1.0
+"""How long a message waits here for its turn. One that must wait longer is put back into the queue."""
+
+_RESERVE_AHEAD_S = 0.1
+_STATE_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
+
+
+class Busy(Exception):  # noqa: N818 - not an error: a turn that comes later
+    """No call now; try again in `retry_in_s`. `down`: the provider does not work, rather than being busy."""
+
+    def __init__(self, retry_in_s: float, *, down: bool = False) -> None:
+        super().__init__(retry_in_s)
+        self.retry_in_s = retry_in_s
+        self.down = down
+
+
+class Gate:
+    """One provider's gate in this process. The pace is shared with every other process."""
+
+    def __init__(self, account: ProviderAccount, runtime: Runtime) -> None:
+        self.account = account
+        settings = account.settings
+        self._metrics: Metrics = runtime.metrics
+        self._breaker = Breaker()
+        self._paused_until_s = 0.0
+        self._all_calls = asyncio.Semaphore(settings.max_in_flight)
+        self._other_calls = asyncio.Semaphore(max(1, int(settings.max_in_flight * (1 - settings.otp_reserve))))
+        self._otp_pace = self._other_pace = None
+        if settings.mps is not None:
+            every = {f"mps:{account.name}": 1 / settings.mps}
+            shared = {f"mps:{account.name}:other": 1 / (settings.mps * (1 - settings.otp_reserve))}
+            self._otp_pace = Pace(runtime.pacing, every)
+            self._other_pace = Pace(runtime.pacing, every | shared)
+
+    @asynccontextmanager
+    async def turn(self, traffic: Traffic) -> AsyncIterator[None]:
+        """Wait for a turn to call and hold it while calling. Say what came of it with `record`.
+
+        Raises:
+            Busy: the breaker is open, the provider asked for a pause, or the turn is more than `PATIENCE_S` away.
+        """
+        self._check_open()
+        pace = self._otp_pace if traffic is Traffic.OTP else self._other_pace
+        if pace is not None:
+            await pace.wait()
+        async with self._in_flight(traffic):
+            self._check_open()
+            now_s = time.monotonic()
+            if not self._breaker.allows(now_s):
+                raise Busy(self._breaker.retry_at_s(now_s) - now_s, down=True)
+            yield
+
+    def _check_open(self) -> None:
+        now_s = time.monotonic()
+        if (wait_s := self._breaker.retry_at_s(now_s) - now_s) > 0:
+            raise Busy(wait_s, down=True)
+        if (wait_s := self._paused_until_s - now_s) > 0:
+            raise Busy(wait_s)
+
+    @asynccontextmanager
+    async def _in_flight(self, traffic: Traffic) -> AsyncIterator[None]:
+        kinds = [self._all_calls] if traffic is Traffic.OTP else [self._other_calls, self._all_calls]
+        held: list[asyncio.Semaphore] = []
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                for calls in kinds:
+                    await calls.acquire()
+                    held.append(calls)
+        except TimeoutError:
+            for calls in held:
+                calls.release()
+            raise Busy(PATIENCE_S) from None
+        try:
+            yield
+        finally:
+            for calls in held:
+                calls.release()
+
+    def record(self, *, success: bool) -> None:
+        """Tell the breaker what came of a call."""
+        now_s = time.monotonic()
+        self._breaker.record(success, now_s)
+        self._metrics.breaker.labels(self.account.name).set(_STATE_VALUES[self._breaker.state(now_s)])
+
+    def pause(self, seconds: float) -> None:
+        """The provider asked not to be called for a while."""
+        self._paused_until_s = max(self._paused_until_s, time.monotonic() + seconds)
+
+
+class Pace:
+    """Turns at a provider's rate. Those who wait together reserve together."""
+
+    def __init__(self, store: PacingStore, intervals_s: dict[str, float]) -> None:
+        self._store = store
+        self._intervals_s = intervals_s
+        self._interval_s = max(intervals_s.values())
+        self._horizon_s = max(self._interval_s, _RESERVE_AHEAD_S)
+        self._reserve: Batcher[None, Slot] = Batcher(self._reserve_together)
+        self._put_back_at_s = 0.0
+
+    async def wait(self) -> None:
+        """Sleep until this message's slot.
+
+        Raises:
+            Busy: the slot is more than `PATIENCE_S` away. Each message is told a later time than the one before.
+        """
+        give_up_s = time.monotonic() + PATIENCE_S
+        while True:
+            slot = await self._reserve.submit(None)
+            if slot.reserved:
+                await asyncio.sleep(slot.in_s)
+                return
+            if time.monotonic() + slot.in_s > give_up_s:
+                raise Busy(self._spread(slot.in_s))
+            await asyncio.sleep(slot.in_s - self._horizon_s)
+
+    def _spread(self, slot_s: float) -> float:
+        now_s = time.monotonic()
+        self._put_back_at_s = max(self._put_back_at_s + self._interval_s, now_s + slot_s)
+        return self._put_back_at_s - now_s
+
+    async def _reserve_together(self, waiting: Sequence[None]) -> list[Slot]:
+        return await self._store.reserve(self._intervals_s, len(waiting), self._horizon_s)

@@ -1,0 +1,90 @@
+"""A lane: claims due messages of one traffic class and works on a bounded number of them at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from service.domain.message import Traffic
+from service.errors import StoreError
+from service.pipeline.lease import Lease
+from service.runtime import Runtime
+from service.storage.queue import Claimed
+
+log = logging.getLogger(__name__)
+
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+_FLOOR_LIFETIME_S = 10.0
+_FLOOR_MARGIN = timedelta(seconds=2)
+
+
+class Lane:
+    """Claims due messages of one traffic class and works on a bounded number of them at once."""
+
+    def __init__(
+        self, runtime: Runtime, lease: Lease, traffic: Traffic, deliver: Callable[[Claimed], Coroutine[Any, Any, None]]
+    ) -> None:
+        self._runtime = runtime
+        self._lease = lease
+        self._traffic = traffic
+        self._deliver = deliver
+        self._limit = runtime.config.deliver.lanes.get(traffic, 64)
+        self._poll_s = runtime.config.deliver.poll_s
+        self._wake = runtime.hints.lanes[traffic]
+        self._floors: dict[UUID, datetime] = {}
+        self._floors_until_s = 0.0
+        self.under_way: dict[UUID, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Claim and work until cancelled."""
+        while True:
+            self._wake.clear()
+            free = self._limit - len(self.under_way)
+            claimed = await self._claim(free) if free > 0 else 0
+            if claimed < free or free <= 0:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Until something was accepted, a place is free, or it is time to look again."""
+        try:
+            async with asyncio.timeout(self._poll_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _claim(self, free: int) -> int:
+        try:
+            await self._refresh_floors()
+            messages = await self._runtime.queue.claim(self._traffic, self._lease.worker_id, self._floors, free)
+        except StoreError as error:
+            self._runtime.metrics.worker_errors.labels("claim").inc()
+            log.warning("nothing could be claimed", extra={"lane": self._traffic.value, "error": str(error)})
+            return 0
+        for message in messages:
+            self._floors[message.client_id] = max(
+                self._floors.get(message.client_id, _LONG_AGO), message.due_at - _FLOOR_MARGIN
+            )
+            self._runtime.metrics.queue_wait_s.labels(self._traffic.value).observe(message.waited_s)
+            task = asyncio.create_task(self._deliver(message))
+            self.under_way[message.id] = task
+            task.add_done_callback(partial(self._done, message.id))
+        self._runtime.metrics.in_flight.labels(self._traffic.value).set(len(self.under_way))
+        return len(messages)
+
+    def _done(self, message_id: UUID, _: asyncio.Task[None]) -> None:
+        full = len(self.under_way) >= self._limit
+        del self.under_way[message_id]
+        if full:
+            self._wake.set()
+
+    async def _refresh_floors(self) -> None:
+        """Look from the beginning again now and then: a slow commit can be due before what was claimed last."""
+        if time.monotonic() >= self._floors_until_s:
+            self._floors = dict.fromkeys(await self._runtime.queue.clients(), _LONG_AGO)
+            self._floors_until_s = time.monotonic() + _FLOOR_LIFETIME_S

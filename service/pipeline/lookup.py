@@ -1,0 +1,80 @@
+"""HLR look-ups: cached in PostgreSQL, one at a time for each number."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+
+from service.domain.hlr import HlrResult, HlrStatus
+from service.domain.msisdn import mask
+from service.errors import HttpError, StoreError
+from service.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+
+class Lookup:
+    """Answers what the HLR says of a number."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._numbers = runtime.numbers
+        self._source = runtime.hlr_source
+        self._http = runtime.provider_http
+        self._metrics = runtime.metrics
+        self._settings = runtime.config.hlr
+        self._under_way: dict[str, asyncio.Task[HlrResult | None]] = {}
+
+    async def cached(self, number: str, max_age_s: float | None = None) -> HlrResult | None:
+        """What is on record, if it is alive and no older than `max_age_s`."""
+        max_age = None if max_age_s is None else timedelta(seconds=max_age_s)
+        result = await self._numbers.hlr(number, max_age)
+        if result is not None:
+            self._metrics.hlr.labels("cache", result.status.value).inc()
+        return result
+
+    async def live(self, number: str, budget_s: float) -> HlrResult | None:
+        """Ask the source; None where there is none, it fails, or it takes longer than `budget_s`.
+
+        Callers who ask for one number at the same time share one look-up. It goes on after the budget, so that the
+        next caller finds its result.
+        """
+        if self._source is None:
+            return None
+        task = self._under_way.get(number)
+        if task is None:
+            task = asyncio.create_task(self._ask(number))
+            self._under_way[number] = task
+            task.add_done_callback(lambda _: self._under_way.pop(number, None))
+        done, _ = await asyncio.wait({task}, timeout=budget_s)
+        return task.result() if done else None
+
+    async def _ask(self, number: str) -> HlrResult | None:
+        assert self._source is not None  # noqa: S101 - live() checked
+        began = time.perf_counter()
+        try:
+            response = await self._http.send(self._source.lookup_request(number), timeout_s=self._settings.timeout_s)
+        except HttpError as error:
+            self._metrics.hlr.labels("live", "error").inc()
+            log.warning("HLR look-up failed", extra={"number": mask(number), "error": str(error)})
+            return None
+        self._metrics.hlr_s.observe(time.perf_counter() - began)
+        result = self._source.lookup_result(number, response, datetime.now(UTC))
+        self._metrics.hlr.labels("live", result.status.value).inc()
+        await self._keep(result)
+        return result
+
+    async def learn_dead(self, number: str, error_code: int | None, source: str) -> None:
+        """A carrier said that nobody has this number: no money is spent on it for a while."""
+        await self._keep(HlrResult(number, HlrStatus.INVALID, datetime.now(UTC), source=source, error_code=error_code))
+
+    async def _keep(self, result: HlrResult) -> None:
+        if result.status is HlrStatus.UNKNOWN:
+            return
+        active = result.status is HlrStatus.ACTIVE
+        lifetime_s = self._settings.positive_ttl_s if active else self._settings.negative_ttl_s
+        try:
+            await self._numbers.keep_hlr(result, timedelta(seconds=lifetime_s))
+        except StoreError as error:
+            log.warning("an HLR result was not cached", extra={"error": str(error)})

@@ -1,0 +1,203 @@
+"""Notify: sign a receipt webhook (Standard Webhooks), deliver it, retry it.
+
+At least once, in no promised order. Each target (a registered endpoint, or a client's origin) is on its own: a bounded
+share of the calls under way, and a pause of its own when it fails, so that a dead endpoint holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from functools import partial
+
+import httpx
+import orjson
+from standardwebhooks.webhooks import Webhook
+
+from service.domain.backoff import webhook_delay_s
+from service.domain.ids import show
+from service.domain.keyring import Keyring
+from service.errors import HttpError, StoreError
+from service.pipeline.lease import Lease
+from service.runtime import Runtime
+from service.storage.outbox import Delivery, DeliveryResult
+
+log = logging.getLogger(__name__)
+
+_GONE = 410
+_POLL_S = 0.5
+_MAX_PAUSE_S = 60.0
+_MAX_RETRY_AFTER_S = 86_400
+_USER_AGENT = "sms-gateway"
+
+
+class Notify:
+    """The webhook loop of one worker."""
+
+    def __init__(self, runtime: Runtime, lease: Lease) -> None:
+        self._runtime = runtime
+        self._outbox = runtime.outbox
+        self._metrics = runtime.metrics
+        self._settings = runtime.config.webhooks
+        self._lease = lease
+        self._wake = runtime.hints.webhooks
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._busy: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        """Deliver until cancelled; what is under way then goes on until `drain`."""
+        while True:
+            self._wake.clear()
+            free = self._settings.concurrency - len(self._under_way)
+            if (await self._claim(free) if free > 0 else 0) < free or free <= 0:
+                try:
+                    async with asyncio.timeout(_POLL_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait for webhooks that are under way."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=timeout_s)
+
+    async def _claim(self, free: int) -> int:
+        per_target = self._settings.per_target
+        busy = [target for target, calls in self._busy.items() if calls >= per_target]
+        try:
+            deliveries = await self._outbox.claim(self._lease.worker_id, free, per_target, busy)
+        except StoreError as error:
+            self._metrics.worker_errors.labels("notify").inc()
+            log.warning("no webhook could be claimed", extra={"error": str(error)})
+            return 0
+        for delivery in deliveries:
+            self._busy[delivery.target] += 1
+            task = asyncio.create_task(self._deliver(delivery))
+            self._under_way.add(task)
+            task.add_done_callback(partial(self._done, delivery.target))
+        return len(deliveries)
+
+    def _done(self, target: str, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._busy[target] -= 1
+        if self._busy[target] <= 0:
+            del self._busy[target]
+        self._wake.set()
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        try:
+            response = await self._post(delivery)
+            await self._settle(delivery, response)
+        except StoreError as error:
+            # The lease brings it back: the endpoint may see it twice, with the same webhook-id.
+            log.warning("a webhook's result was not stored", extra={"error": str(error)})
+        except Exception:
+            self._metrics.worker_errors.labels("notify").inc()
+            log.exception("a webhook could not be handled", extra={"webhook_id": show("whd", delivery.id)})
+
+    async def _post(self, delivery: Delivery) -> httpx.Response | str:
+        """The endpoint's answer, or why there is none."""
+        request = signed_request(delivery, self._runtime.keyring, datetime.now(UTC))
+        if request is None:
+            return "secret_unreadable"
+        began_s = time.monotonic()
+        try:
+            response = await self._runtime.webhook_http.send(request, timeout_s=self._settings.timeout_s)
+        except HttpError as error:
+            return f"{type(error).__name__}: {error}"[:200]
+        self._metrics.webhook_s.observe(time.monotonic() - began_s)
+        return response
+
+    async def _settle(self, delivery: Delivery, response: httpx.Response | str) -> None:
+        status = response.status_code if isinstance(response, httpx.Response) else None
+        if status is not None and httpx.codes.is_success(status):
+            await self._result(delivery, "delivered", None, status, None)
+            self._metrics.webhook_age_s.observe(delivery.age_s)
+            if delivery.failures:
+                await self._outbox.unblock(delivery.target)
+            return
+        error = response if isinstance(response, str) else f"http_{status}"
+        if status == _GONE:
+            await self._result(delivery, "dead", None, status, "gone")
+            if delivery.endpoint_id is not None:
+                await self._outbox.disable_endpoint(delivery.endpoint_id, "answered 410 Gone")
+            return
+        retry_in_s = webhook_delay_s(delivery.attempts, random.random())  # noqa: S311 - jitter, not a secret
+        asked_s = _retry_after_s(response)
+        if retry_in_s is not None:
+            retry_in_s = max(retry_in_s, asked_s)
+        await self._result(delivery, "dead" if retry_in_s is None else "pending", retry_in_s, status, error)
+        if _target_fails(status):
+            failures = delivery.failures + 1
+            pause_s = min(webhook_delay_s(failures, 0.5) or _MAX_PAUSE_S, _MAX_PAUSE_S)
+            await self._outbox.block(delivery.target, failures, max(pause_s, asked_s))
+
+    async def _result(
+        self, delivery: Delivery, state: str, retry_in_s: float | None, status: int | None, error: str | None
+    ) -> None:
+        self._metrics.webhooks.labels("retry" if state == "pending" else state).inc()
+        if error is not None:
+            log.warning(
+                "webhook not delivered",
+                extra={"webhook_id": show("whd", delivery.id), "attempt": delivery.attempts, "error": error},
+            )
+        await self._outbox.settle(DeliveryResult(delivery.id, delivery.worker_id, state, retry_in_s, status, error))
+
+
+def _target_fails(status: int | None) -> bool:
+    """Whether the target as a whole is at fault, and not this one webhook."""
+    return status is None or status == 429 or status >= 500  # noqa: PLR2004 - RFC 9110, RFC 6585
+
+
+def _retry_after_s(response: httpx.Response | str) -> float:
+    if isinstance(response, str):
+        return 0.0
+    value = response.headers.get("retry-after", "")
+    return min(int(value), _MAX_RETRY_AFTER_S) if value.isascii() and value.isdigit() and len(value) < 10 else 0.0  # noqa: PLR2004 - bounds the parse
+
+
+def body(delivery: Delivery) -> bytes:
+    """The webhook's body (docs: receipt webhooks)."""
+    at = delivery.event_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return orjson.dumps(
+        {
+            "type": f"message.{delivery.status}",
+            "message_id": show("msg", delivery.message_id),
+            "status": delivery.status,
+            "delivered_at": at if delivery.status == "delivered" else None,
+            "error_code": delivery.error_code,
+            "reason": delivery.reason,
+            "to": delivery.recipient,
+            "from": delivery.sender,
+            "reference": delivery.reference,
+            "batch_id": show("bat", delivery.batch_id) if delivery.batch_id else None,
+            "segments": delivery.segments,
+        }
+    )
+
+
+def signed_request(delivery: Delivery, keyring: Keyring, now: datetime) -> httpx.Request | None:
+    """The POST with its signatures: one for each living secret. None where no secret can be read."""
+    content = body(delivery)
+    webhook_id = show("whd", delivery.id)
+    sealed = [secret for secret in (delivery.secret, delivery.previous_secret) if secret is not None]
+    secrets = [secret for secret in map(keyring.open, sealed) if secret is not None]
+    if not secrets:
+        return None
+    signatures = [Webhook(secret).sign(webhook_id, now, content.decode()) for secret in secrets]
+    return httpx.Request(
+        "POST",
+        delivery.url,
+        content=content,
+        headers={
+            "content-type": "application/json",
+            "user-agent": _USER_AGENT,
+            "webhook-id": webhook_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": " ".join(signatures),
+        },
+    )

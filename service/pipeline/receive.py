@@ -1,0 +1,94 @@
+"""Receive: a provider's receipt closes its attempt and moves the message on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from uuid import UUID
+
+from service.domain.receipt import NUMBER_IS_DEAD, Receipt
+from service.errors import ForgedReceipt, Problem, UnreadableReceipt
+from service.pipeline.lookup import Lookup
+from service.providers.adapter import Callback
+from service.runtime import Runtime
+from service.storage.receipts import Applied, News
+
+log = logging.getLogger(__name__)
+
+
+class Receive:
+    """Verifies callbacks and applies the receipts in them."""
+
+    def __init__(self, runtime: Runtime, lookup: Lookup) -> None:
+        self._accounts = runtime.providers
+        self._keyring = runtime.keyring
+        self._receipts = runtime.receipts
+        self._metrics = runtime.metrics
+        self._hints = runtime.hints
+        self._lookup = lookup
+
+    async def callback(self, account: str, token: str, callback: Callback) -> int:
+        """Take one callback; returns how many receipts were in it.
+
+        Raises:
+            Problem: no such account (404), a token or signature that is not genuine (403), or unreadable (422).
+            StoreError: not stored; the provider repeats its callback.
+        """
+        provider = self._accounts.get(account)
+        if provider is None:
+            self._metrics.callbacks_refused.labels("", "unknown_account").inc()
+            raise Problem(404, "unknown_account", "There is no such account. Check the callback URL at the provider.")
+        try:
+            attempt_id = self._keyring.read_token(account, token)
+            receipts = provider.adapter.receipts(callback, time.time())
+        except (ValueError, ForgedReceipt) as error:
+            self._metrics.callbacks_refused.labels(account, "forged").inc()
+            log.warning("forged callback", extra={"provider": account, "error": str(error)})
+            raise Problem(
+                403, "forged_callback", "The token or the signature of this callback is not genuine."
+            ) from None
+        except UnreadableReceipt as error:
+            self._metrics.callbacks_refused.labels(account, "unreadable").inc()
+            log.warning("unreadable callback", extra={"provider": account, "error": str(error)})
+            raise Problem(422, "unreadable_callback", "This callback is not understood.") from None
+        for receipt in receipts:
+            await self.apply(_news(account, attempt_id, receipt))
+        return len(receipts)
+
+    async def apply(self, news: News) -> None:
+        """Record one receipt, and learn from it when the number is dead."""
+        applied = await self._receipts.apply(news)
+        self._metrics.receipts.labels(news.provider, news.status, _result(applied)).inc()
+        if applied.became is not None:
+            self._hints.webhooks.set()
+            if applied.became != "sent":
+                self._metrics.ended.labels(applied.became, "").inc()
+        if applied.fresh and applied.recipient and news.error_code in NUMBER_IS_DEAD and news.status == "undelivered":
+            await self._lookup.learn_dead(applied.recipient, news.error_code, source=f"receipt:{news.provider}")
+
+    async def match_orphans(self) -> None:
+        """Apply the orphans whose attempts have become known, then drop them."""
+        if orphans := await self._receipts.matched_orphans():
+            for orphan in orphans:
+                await self.apply(orphan)
+            await self._receipts.forget_orphans(orphans)
+
+
+def _news(account: str, attempt_id: UUID | None, receipt: Receipt) -> News:
+    return News(
+        provider=account,
+        attempt_id=attempt_id,
+        provider_message_id=receipt.provider_message_id,
+        status=receipt.status.value,
+        error_code=receipt.error_code,
+        provider_code=receipt.provider_code,
+        occurred_at=receipt.occurred_at,
+    )
+
+
+def _result(applied: Applied) -> str:
+    if applied.recipient is None:
+        return "orphan"
+    if not applied.fresh:
+        return "duplicate"
+    return "applied" if applied.became else "recorded"

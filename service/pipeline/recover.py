@@ -1,0 +1,91 @@
+"""Recover: what dead workers left, receipts that never came, orphans, and what is past its time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import timedelta
+from uuid import UUID
+
+from service.errors import StoreError
+from service.pipeline.deliver import Deliver
+from service.pipeline.lease import Lease
+from service.pipeline.receive import Receive
+from service.runtime import Runtime
+from service.storage.queue import Move, Settlement
+
+log = logging.getLogger(__name__)
+
+_ROUND_S = 1.0
+_TIDY_S = 60.0
+_ORPHAN_AGE = timedelta(days=7)
+
+
+class Recover:
+    """The rounds of one worker. Any number of workers may do them at once."""
+
+    def __init__(self, runtime: Runtime, lease: Lease, deliver: Deliver, receive: Receive) -> None:
+        self._runtime = runtime
+        self._upkeep = runtime.upkeep
+        self._queue = runtime.queue
+        self._metrics = runtime.metrics
+        self._lease = lease
+        self._deliver = deliver
+        self._receive = receive
+        self._suspects: set[UUID] = set()
+        self._tidy_at_s = 0.0
+
+    async def run(self) -> None:
+        """Recover until cancelled."""
+        while True:
+            try:
+                await self.round()
+            except StoreError as error:
+                self._metrics.worker_errors.labels("recover").inc()
+                log.warning("a recovery round was cut short", extra={"error": str(error)})
+            await asyncio.sleep(_ROUND_S)
+
+    async def round(self) -> None:
+        """One round of everything."""
+        await self._take_over()
+        await self._free_strays()
+        await self._receive.match_orphans()
+        await self._give_up_on_receipts()
+        for lane, (depth, oldest_s) in (await self._upkeep.lane_depths()).items():
+            self._metrics.lane_depth.labels(lane).set(depth)
+            self._metrics.lane_oldest_s.labels(lane).set(oldest_s)
+        if time.monotonic() >= self._tidy_at_s:
+            await self._upkeep.forget_keys()
+            await self._runtime.receipts.forget_old_orphans(_ORPHAN_AGE)
+            self._tidy_at_s = time.monotonic() + _TIDY_S
+
+    async def _take_over(self) -> None:
+        for worker_id in await self._upkeep.dead_workers():
+            freed = await self._upkeep.take_over(worker_id)
+            if freed:
+                self._metrics.taken_over.inc(freed)
+                log.warning("took over from a dead worker", extra={"worker": str(worker_id), "messages": freed})
+
+    async def _free_strays(self) -> None:
+        """Free messages that this worker holds on paper only.
+
+        A claim can be committed before this process has heard of it, so only what was astray a round ago too counts.
+        """
+        astray = set(await self._queue.strays(self._lease.worker_id, self._deliver.under_way))
+        if confirmed := list(astray & self._suspects - set(self._deliver.under_way)):
+            await self._upkeep.release(confirmed)
+            log.warning("freed messages that had been lost sight of", extra={"messages": len(confirmed)})
+        self._suspects = astray
+
+    async def _give_up_on_receipts(self) -> None:
+        overdue = await self._upkeep.without_receipt()
+        moved = await asyncio.gather(
+            *(
+                self._queue.settle(Settlement(message_id, None, Move.NO_RECEIPT, reason="no_receipt"))
+                for message_id in overdue
+            )
+        )
+        if ended := sum(status is not None for status in moved):
+            self._metrics.ended.labels("undelivered", "no_receipt").inc(ended)
+            self._runtime.hints.webhooks.set()

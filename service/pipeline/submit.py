@@ -1,0 +1,283 @@
+"""Submit: pace, write the attempt, call, classify, fail over.
+
+The outcome decides everything; nothing here knows which provider it talks to. The rule that matters most: an `Unknown`
+sticks. Only the same key, or a receipt, can tell what became of that call, and until then no other provider gets the
+message, unless its route says that a duplicate is better than a loss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+from service.domain import outcome as outcomes
+from service.domain.backoff import put_back_delay_s, repeat_delay_s
+from service.domain.ids import new_id
+from service.domain.message import Traffic
+from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
+from service.domain.routing import Route
+from service.errors import LeaseLost, MaybeSent, NotSent
+from service.pipeline.gate import Busy, Gate
+from service.providers.adapter import Submission
+from service.runtime import Runtime
+from service.storage.queue import Begin, Claimed, Move, Settlement, Tried
+
+log = logging.getLogger(__name__)
+
+_OTP_PATIENCE_S = 2.0
+"""An OTP rather goes to the next provider than wait longer than this for a busy one."""
+_LEASE_MARGIN_S = 1.0
+_MAX_THROTTLE_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A claimed message with its route; `claimed_s` is the monotonic time of the claim."""
+
+    message: Claimed
+    route: Route
+    claimed_s: float
+
+    @property
+    def left_s(self) -> float:
+        """What is left of the message's validity."""
+        return self.claimed_s + self.message.remaining_s - time.monotonic()
+
+    @property
+    def patience_s(self) -> float:
+        """How long it waits for a busy provider before it goes to the next."""
+        return min(_OTP_PATIENCE_S, self.left_s) if self.message.traffic is Traffic.OTP else self.left_s
+
+    def settle(self, move: Move, reason: str | None = None, *, delay_s: float = 0.0) -> Settlement:
+        """A settlement of this message."""
+        return Settlement(self.message.id, self.message.worker_id, move, reason=reason, delay_s=delay_s)
+
+
+@dataclass(slots=True)
+class _Tour:
+    """What one round through the providers has found so far.
+
+    `closed`: providers that get no new attempt of this message (refused it, or may have it). `waiting`: it waits for
+    a busy one rather than go on.
+    """
+
+    doubt: Tried | None
+    closed: set[str] = field(default_factory=set)
+    waits_s: list[float] = field(default_factory=list)
+    waiting: bool = False
+    failed: str | None = None
+
+    def wait(self, seconds: float, *, elsewhere: bool) -> None:
+        self.waits_s.append(seconds)
+        self.waiting = not elsewhere
+
+
+class Submit:
+    """Takes a message through the providers of its route until one has it or none can."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._queue = runtime.queue
+        self._keyring = runtime.keyring
+        self._http = runtime.provider_http
+        self._metrics = runtime.metrics
+        self._base_url = runtime.settings.environment.base_url
+        self._otp_repeat_s = runtime.config.deliver.otp_repeat_s
+        self._gates = {name: Gate(account, runtime) for name, account in runtime.providers.items()}
+
+    async def __call__(self, work: Work) -> Settlement:
+        """The settlement that ends this round. Attempts that led nowhere have been settled on the way.
+
+        Raises:
+            LeaseLost: the message is no longer this worker's.
+            StoreError: PostgreSQL did not answer; recovery will find the message.
+        """
+        tour = _Tour(doubt=doubtful(work.message))
+        if tour.doubt is not None and (settled := await self._resolve(work, tour.doubt, fresh=False)) is not None:
+            return settled
+        tour.closed = {tried.provider for tried in work.message.tried if tried.open or tried.outcome == "refused"}
+        for name in work.route.providers:
+            if name in tour.closed:
+                continue
+            if (settled := await self._try(work, name, tour)) is not None:
+                return settled
+            if tour.waiting:
+                break
+        return _nobody(work, tour)
+
+    async def _try(self, work: Work, name: str, tour: _Tour) -> Settlement | None:
+        """One provider's turn; None where the message goes on (or waits, as `tour` says)."""
+        gate = self._gates[name]
+        attempt_id = new_id()
+        try:
+            async with gate.turn(work.message.traffic):
+                if tour.failed is not None:
+                    self._metrics.failovers.labels(tour.failed, name).inc()
+                outcome = await self._call(work, gate, attempt_id)
+        except Busy as busy:
+            tour.wait(busy.retry_in_s, elsewhere=busy.down or busy.retry_in_s > work.patience_s)
+            return None
+        if isinstance(outcome, Accepted | Rejected):
+            return _final(work, attempt_id, outcome)
+        await self._queue.settle(_attempt(work, attempt_id, outcome))
+        tour.failed = name
+        match outcome:
+            case Unknown():
+                tour.closed.add(name)
+                tour.doubt = Tried(attempt_id, name, open=True, outcome="unknown", calls=1)
+                return await self._resolve(work, tour.doubt, fresh=True)
+            case Refused():
+                tour.closed.add(name)
+            case Throttled():
+                wait_s = _throttled(work, gate, outcome)
+                tour.wait(wait_s, elsewhere=wait_s > work.patience_s)
+            case Unavailable():
+                pass
+        return None
+
+    async def _resolve(self, work: Work, doubt: Tried, *, fresh: bool) -> Settlement | None:
+        """Find out what became of an unknown submission; None: go on to the next provider.
+
+        Where the provider knows idempotency keys, the call is repeated to it: once for an OTP, with backoff until
+        expiry for all else. Otherwise the route decides.
+        """
+        gate = self._gates.get(doubt.provider)
+        otp = work.message.traffic is Traffic.OTP
+        if gate is not None and gate.account.adapter.capabilities.idempotency_key:
+            if not otp:
+                return await self._repeat_until_expiry(work, gate, doubt, fresh=fresh)
+            if doubt.calls == 1:
+                if fresh:
+                    await asyncio.sleep(self._otp_repeat_s)
+                if (settled := await self._repeat(work, gate, doubt)) is not None:
+                    return settled
+        if work.route.resends(work.message.traffic):
+            log.warning(
+                "unknown submission: resending through the next provider",
+                extra={"message_id": str(work.message.id), "provider": doubt.provider},
+            )
+            return None
+        return work.settle(Move.HOLD, "submit_unknown")
+
+    async def _repeat_until_expiry(self, work: Work, gate: Gate, doubt: Tried, *, fresh: bool) -> Settlement:
+        if not fresh:
+            try:
+                if (settled := await self._repeat(work, gate, doubt)) is not None:
+                    return settled
+            except Busy as busy:
+                return work.settle(Move.PUT_BACK, "submit_unknown", delay_s=busy.retry_in_s)
+        return work.settle(Move.PUT_BACK, "submit_unknown", delay_s=repeat_delay_s(doubt.calls, random.random()))  # noqa: S311 - jitter
+
+    async def _repeat(self, work: Work, gate: Gate, doubt: Tried) -> Settlement | None:
+        """Call again with the same key; None where that did not clear the doubt.
+
+        Raises:
+            Busy: not now (an OTP does not wait for that: it goes on).
+        """
+        try:
+            async with gate.turn(work.message.traffic):
+                outcome = await self._call(work, gate, doubt.id)
+        except Busy:
+            if work.message.traffic is Traffic.OTP:
+                return None
+            raise
+        if isinstance(outcome, Accepted | Rejected):
+            return _final(work, doubt.id, outcome)
+        if isinstance(outcome, Throttled):
+            _throttled(work, gate, outcome)
+        return None
+
+    async def _call(self, work: Work, gate: Gate, attempt_id: UUID) -> Outcome:
+        """Write the attempt, then call. The call ends before the lease does."""
+        message, account = work.message, gate.account
+        begun = await self._queue.begin(Begin(attempt_id, message.id, account.name, message.worker_id))
+        if begun is None or begun.lease_s <= _LEASE_MARGIN_S:
+            raise LeaseLost(str(message.id))
+        if not message.tried:
+            self._metrics.to_provider_s.labels(message.traffic.value).observe(
+                message.waited_s + time.monotonic() - work.claimed_s
+            )
+        per_message = account.adapter.capabilities.callback_per_message
+        token = self._keyring.attempt_token(account.name, attempt_id)
+        submission = Submission(
+            to=message.to,
+            sender=message.sender,
+            text=message.text,
+            traffic=message.traffic,
+            validity_s=begun.validity_s,
+            idempotency_key=f"{message.id.hex}:{account.name}",
+            callback_url=f"{self._base_url}/v1/receipts/{account.name}/{token}" if per_message else None,
+        )
+        timeout_s = min(account.settings.timeout_s, begun.lease_s - _LEASE_MARGIN_S)
+        began_s = time.monotonic()
+        outcome = await self._exchange(gate, submission, timeout_s)
+        self._metrics.submit_s.labels(account.name).observe(time.monotonic() - began_s)
+        self._metrics.submits.labels(account.name, outcomes.name(outcome)).inc()
+        gate.record(success=not isinstance(outcome, Unavailable | Unknown | Refused))
+        if isinstance(outcome, Refused):
+            log.error("provider refused", extra={"provider": account.name, "reason": outcome.reason})
+        return outcome
+
+    async def _exchange(self, gate: Gate, submission: Submission, timeout_s: float) -> Outcome:
+        adapter = gate.account.adapter
+        try:
+            response = await self._http.send(adapter.send_request(submission), timeout_s=timeout_s)
+        except NotSent as error:
+            return Unavailable(str(error))
+        except MaybeSent as error:
+            return Unknown(str(error))
+        return adapter.send_outcome(response)
+
+
+def _nobody(work: Work, tour: _Tour) -> Settlement:
+    """No provider took it in this round."""
+    if tour.closed.issuperset(work.route.providers):
+        if tour.doubt is not None:
+            return work.settle(Move.HOLD, "submit_unknown")
+        return work.settle(Move.FAIL, "refused_by_providers")
+    if tour.doubt is not None:
+        reason = "submit_unknown"
+    else:
+        reason = "provider_busy" if tour.waiting else "no_provider_available"
+    return work.settle(Move.PUT_BACK, reason, delay_s=min(tour.waits_s, default=_backoff_s(work)))
+
+
+def doubtful(message: Claimed) -> Tried | None:
+    """The attempt whose fate nobody knows, if there is one: the latest."""
+    return next((t for t in reversed(message.tried) if t.open and t.outcome in {None, "unknown"}), None)
+
+
+def _attempt(work: Work, attempt_id: UUID, outcome: Outcome) -> Settlement:
+    """The settlement of one attempt; the message stays with the worker."""
+    return Settlement(
+        message_id=work.message.id,
+        worker_id=work.message.worker_id,
+        move=Move.KEEP,
+        attempt_id=attempt_id,
+        outcome=outcomes.name(outcome),
+        closes=not isinstance(outcome, Accepted | Unknown),
+        reason=getattr(outcome, "reason", None),
+        code=getattr(outcome, "code", None),
+    )
+
+
+def _final(work: Work, attempt_id: UUID, outcome: Accepted | Rejected) -> Settlement:
+    """The settlement of an attempt that decides its message."""
+    settled = _attempt(work, attempt_id, outcome)
+    if isinstance(outcome, Accepted):
+        return replace(settled, move=Move.SENT, provider_message_id=outcome.provider_message_id)
+    return replace(settled, move=Move.FAIL, error_code=outcome.error_code)
+
+
+def _throttled(work: Work, gate: Gate, outcome: Throttled) -> float:
+    """Leave the provider alone for as long as it asked; returns for how long."""
+    wait_s = min(outcome.retry_after_s or _backoff_s(work), _MAX_THROTTLE_S)
+    gate.pause(wait_s)
+    return wait_s
+
+
+def _backoff_s(work: Work) -> float:
+    return put_back_delay_s(len(work.message.tried) + 1, random.random())  # noqa: S311 - jitter, not a secret

@@ -1,0 +1,49 @@
+"""The worker: every background loop under one lease, started in order and stopped in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from service.pipeline.deliver import Deliver
+from service.pipeline.lease import Lease
+from service.pipeline.lookup import Lookup
+from service.pipeline.notify import Notify
+from service.pipeline.receive import Receive
+from service.pipeline.recover import Recover
+from service.pipeline.screen import Screen
+from service.pipeline.submit import Submit
+from service.runtime import Runtime
+
+
+@asynccontextmanager
+async def working(runtime: Runtime) -> AsyncIterator[None]:
+    """Deliver, notify and recover while the body runs.
+
+    At the end claims stop first; calls to providers and webhooks that are under way get `drain_s` to end and be
+    settled; then the lease is given back.
+    """
+    lease = Lease(runtime)
+    lookup = Lookup(runtime)
+    deliver = Deliver(runtime, lease, Screen(runtime, lookup), Submit(runtime))
+    notify = Notify(runtime, lease)
+    recover = Recover(runtime, lease, deliver, Receive(runtime, lookup))
+    await lease.begin()
+    keeping = asyncio.create_task(lease.keep())
+    loops = [asyncio.create_task(loop) for loop in (deliver.run(), notify.run(), recover.run())]
+    body = asyncio.current_task()
+    assert body is not None  # noqa: S101 - a context manager is entered by a task
+    for loop in loops:
+        loop.add_done_callback(lambda ended: None if ended.cancelled() else body.cancel("a worker loop ended"))
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        drain_s = runtime.settings.environment.drain_s
+        await asyncio.gather(deliver.drain(drain_s), notify.drain(drain_s))
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await lease.end()

@@ -1,0 +1,151 @@
+"""The composition root: opens everything in order, closes it in reverse, and hands it on as one frozen Runtime."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from service import hlr, providers
+from service.domain.keyring import Keyring
+from service.domain.message import Traffic
+from service.errors import ConfigurationError
+from service.hlr.source import HlrAccount, HlrSource
+from service.http import TargetPolicy, Transport
+from service.metrics import Metrics
+from service.providers.adapter import Account, Adapter
+from service.settings import GatewayConfig, Provider, Settings
+from service.storage.clients import ClientStore
+from service.storage.database import Database
+from service.storage.messages import MessageStore
+from service.storage.numbers import NumberStore
+from service.storage.outbox import Outbox
+from service.storage.pacing import PacingStore
+from service.storage.queue import MessageQueue
+from service.storage.receipts import ReceiptStore
+from service.storage.upkeep import Upkeep
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderAccount:
+    """An account of `gateway.yaml` with the adapter that speaks for it."""
+
+    name: str
+    settings: Provider
+    adapter: Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """Wakes loops of the same process before their next poll. Only a hint: polling is the truth."""
+
+    lanes: Mapping[Traffic, asyncio.Event] = field(default_factory=lambda: {lane: asyncio.Event() for lane in Traffic})
+    webhooks: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What the service works with. Whoever needs a part takes it from here."""
+
+    settings: Settings
+    metrics: Metrics
+    keyring: Keyring
+    hints: Hints
+    database: Database
+    clients: ClientStore
+    messages: MessageStore
+    queue: MessageQueue
+    receipts: ReceiptStore
+    outbox: Outbox
+    numbers: NumberStore
+    pacing: PacingStore
+    upkeep: Upkeep
+    providers: Mapping[str, ProviderAccount]
+    hlr_source: HlrSource | None
+    provider_http: Transport
+    webhook_http: Transport
+    webhook_policy: TargetPolicy
+
+    @property
+    def config(self) -> GatewayConfig:
+        """`gateway.yaml`."""
+        return self.settings.config
+
+
+@asynccontextmanager
+async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+    """Open the store and the transports; the caller has migrated the database.
+
+    Raises:
+        ConfigurationError: a setting is missing, an adapter is unknown, or the database is not durable.
+        StoreOverloaded: the database cannot be reached.
+    """
+    environment, config = settings.environment, settings.config
+    if environment.database_url is None:
+        raise ConfigurationError("Set SMS_GATEWAY_DATABASE_URL (or _FILE) to a PostgreSQL 16 or newer.")
+    if environment.secret_key is None:
+        raise ConfigurationError("Set SMS_GATEWAY_SECRET_KEY (or _FILE), e.g. to the output of `openssl rand -hex 32`.")
+    accounts = {name: _account(name, provider) for name, provider in config.providers.items()}
+    policy = TargetPolicy(
+        allow_loopback=config.webhooks.allow_loopback, denied_networks=config.webhooks.denied_networks
+    )
+    receipt_wait = timedelta(hours=config.limits.receipt_wait_hours)
+    async with AsyncExitStack() as stack:
+        database = await Database.open(environment.database_url, connections=environment.connections)
+        stack.push_async_callback(database.close)
+        provider_http = Transport(TargetPolicy.trusting(), max_connections=512)
+        stack.push_async_callback(provider_http.aclose)
+        webhook_http = Transport(policy)
+        stack.push_async_callback(webhook_http.aclose)
+        yield Runtime(
+            settings=settings,
+            metrics=Metrics(),
+            keyring=Keyring(environment.secret_key),
+            hints=Hints(),
+            database=database,
+            clients=ClientStore(database),
+            messages=MessageStore(database, keep_keys=timedelta(hours=config.limits.idempotency_hours)),
+            queue=MessageQueue(database, receipt_wait=receipt_wait),
+            receipts=ReceiptStore(database, receipt_wait=receipt_wait),
+            outbox=Outbox(database),
+            numbers=NumberStore(database),
+            pacing=PacingStore(database),
+            upkeep=Upkeep(database),
+            providers=accounts,
+            hlr_source=_hlr_source(config),
+            provider_http=provider_http,
+            webhook_http=webhook_http,
+            webhook_policy=policy,
+        )
+
+
+def check_adapters(config: GatewayConfig) -> None:
+    """Build every adapter and look-up source once, to find out whether their settings fit.
+
+    Raises:
+        ConfigurationError: an adapter is unknown or does not take its settings.
+    """
+    for name, provider in config.providers.items():
+        _account(name, provider)
+    _hlr_source(config)
+
+
+def _account(name: str, provider: Provider) -> ProviderAccount:
+    account = Account(
+        name=name,
+        base_url=str(provider.base_url).rstrip("/"),
+        api_key=provider.api_key,
+        webhook_secret=provider.webhook_secret,
+    )
+    return ProviderAccount(name, provider, providers.build(provider.adapter, account))
+
+
+def _hlr_source(config: GatewayConfig) -> HlrSource | None:
+    name = config.hlr.provider
+    if name is None:
+        return None
+    provider = config.providers[name]
+    account = HlrAccount(name=name, base_url=str(provider.base_url).rstrip("/"), api_key=provider.api_key)
+    return hlr.build(provider.adapter, account)

@@ -1,0 +1,1 @@
+"""The only home of SQL: asyncpg, named queries, group commit, migrations, the embedded PostgreSQL."""

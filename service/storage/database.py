@@ -1,0 +1,155 @@
+"""The connection pool, and what its failures mean to a caller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from asyncpg import exceptions as pg
+from asyncpg.pool import PoolConnectionProxy
+
+from service.errors import CommitUnknown, ConfigurationError, GatewayError, StoreError, StoreOverloaded, Unstorable
+
+Connection = PoolConnectionProxy[asyncpg.Record]
+
+OLDEST_VERSION = 160000
+ACQUIRE_TIMEOUT_S = 5.0
+STATEMENT_TIMEOUT_S = 30.0
+
+DATA_ERRORS = ("22", "23")
+_BROKEN = (OSError, pg.InterfaceError, asyncio.IncompleteReadError, TimeoutError)
+# The transaction was surely rolled back: no resources (53), cancelled by a timeout (57014), starting up (57P03),
+# read-only because this is a standby (25006), locks not granted (55P03).
+_NOTHING_STORED = ("53", "57014", "57P03", "25006", "55P03", "40")
+_MAYBE_STORED = ("08", "57", "58", "XX")
+
+
+def store_error(error: BaseException) -> StoreError | None:
+    """What `error`, raised by a statement, says of the store; None where it is about the statement's data."""
+    if isinstance(error, pg.PostgresError):
+        state = error.sqlstate or ""
+        if state.startswith(DATA_ERRORS):
+            return Unstorable(f"PostgreSQL: SQLSTATE {state}")
+        if state.startswith(_NOTHING_STORED):
+            return StoreOverloaded(f"PostgreSQL: SQLSTATE {state}")
+        if state.startswith(_MAYBE_STORED):
+            return CommitUnknown(f"PostgreSQL: SQLSTATE {state}")
+        return None
+    if isinstance(error, _BROKEN):
+        return CommitUnknown(f"connection to PostgreSQL: {type(error).__name__}")
+    return None
+
+
+class Database:
+    """A pool of connections to one PostgreSQL. Open it with `open`, close it with `close`."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, dsn: str, *, connections: int = 20) -> Database:
+        """Connect and check that commits here are durable.
+
+        Raises:
+            ConfigurationError: the server is too old or its commits would not survive a crash.
+            StoreOverloaded: it cannot be reached.
+        """
+        try:
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=min(2, connections),
+                max_size=connections,
+                command_timeout=STATEMENT_TIMEOUT_S,
+                server_settings={"application_name": "sms-gateway", "timezone": "UTC", "jit": "off"},
+            )
+        except (OSError, pg.PostgresError, pg.InterfaceError, TimeoutError) as error:
+            raise StoreOverloaded(f"PostgreSQL cannot be reached: {type(error).__name__}") from error
+        database = cls(pool)
+        try:
+            await database._check_durability()
+        except BaseException:
+            await pool.close()
+            raise
+        return database
+
+    async def _check_durability(self) -> None:
+        async with self.reading() as connection:
+            row = await connection.fetchrow(
+                "SELECT current_setting('server_version_num')::int AS version,"
+                " current_setting('synchronous_commit') AS commits, current_setting('fsync') AS fsync"
+            )
+        assert row is not None  # noqa: S101 - a SELECT without FROM has a row
+        if row["version"] < OLDEST_VERSION:
+            raise ConfigurationError("PostgreSQL 16 or newer is needed.")
+        if row["commits"] == "off" or row["fsync"] == "off":
+            raise ConfigurationError(
+                "PostgreSQL would lose accepted messages in a crash: set fsync = on for the server and"
+                " synchronous_commit = on for the gateway's role (ALTER ROLE ... SET synchronous_commit = on)."
+            )
+
+    async def close(self) -> None:
+        """Close the pool, waiting a little for statements that still run."""
+        try:
+            await asyncio.wait_for(self._pool.close(), timeout=5)
+        except TimeoutError:
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[Connection]:
+        """A connection for statements that store something.
+
+        Raises:
+            StoreOverloaded: nothing was stored.
+            CommitUnknown: the connection broke; what was sent may have been stored.
+            Unstorable: PostgreSQL refused the data.
+        """
+        try:
+            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        except (OSError, pg.PostgresError, pg.InterfaceError, TimeoutError) as error:
+            raise StoreOverloaded(f"no connection to PostgreSQL: {type(error).__name__}") from error
+        try:
+            yield connection
+        except Exception as error:
+            meaning = None if isinstance(error, GatewayError) else store_error(error)
+            if meaning is None:
+                raise
+            raise meaning from error
+        finally:
+            await self._release(connection)
+
+    async def _release(self, connection: Connection) -> None:
+        try:
+            await self._pool.release(connection)
+        except (OSError, pg.PostgresError, pg.InterfaceError, TimeoutError):
+            connection.terminate()  # it broke while it was being reset; the pool replaces it
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Connection]:
+        """A connection for statements that store nothing.
+
+        Raises:
+            StoreOverloaded: PostgreSQL did not answer.
+        """
+        try:
+            async with self.writing() as connection:
+                yield connection
+        except CommitUnknown as error:
+            raise StoreOverloaded(str(error)) from error
+
+    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        """The rows of one reading statement."""
+        async with self.reading() as connection:
+            return await connection.fetch(query, *arguments)
+
+    async def fetchrow(self, query: str, *arguments: Any) -> asyncpg.Record | None:
+        """The first row of one reading statement."""
+        async with self.reading() as connection:
+            return await connection.fetchrow(query, *arguments)
+
+    async def execute(self, query: str, *arguments: Any) -> str:
+        """Run one writing statement and return its tag."""
+        async with self.writing() as connection:
+            return await connection.execute(query, *arguments)

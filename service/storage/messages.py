@@ -1,0 +1,179 @@
+"""Storing accepted messages with their idempotency keys, and reading them back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from asyncpg import Record
+
+from service.storage.batch import Batcher
+from service.storage.database import Connection, Database
+from service.storage.sql import queries
+
+_SQL = queries("accept")
+_COLUMNS = (
+    "id", "client_id", "batch_id", "recipient", "sender", "body", "traffic", "country", "encoding", "segments",
+    "reference", "callback_url", "send_at", "due_at", "expires_at", "created_at",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message that passed every check. `send_at` None means now; `validity_s` counts from it."""
+
+    id: UUID
+    client_id: UUID
+    to: str
+    sender: str
+    text: str
+    traffic: str
+    country: str
+    encoding: str
+    segments: int
+    reference: str | None
+    callback_url: str | None
+    send_at: datetime | None
+    validity_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An idempotency key with the keyed hash of the body that it came with."""
+
+    client_id: UUID
+    endpoint: str
+    key: str
+    body_hmac: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What a key answered before: the body's hash then, and the message or batch that it made."""
+
+    body_hmac: bytes
+    subject_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A bulk: its messages, how many numbers were rejected, and the answer as it goes to the caller."""
+
+    id: UUID
+    client_id: UUID
+    rejected: int
+    answer: bytes
+
+
+class MessageStore:
+    """`add` is the commit behind every 200."""
+
+    def __init__(self, database: Database, *, keep_keys: timedelta) -> None:
+        self._database = database
+        self._keep_keys = keep_keys
+        self._inserts: Batcher[tuple[NewMessage, Key | None], datetime | Earlier] = Batcher(
+            self._insert, lock_key=lambda item: (item[0].client_id.int, item[1].key if item[1] else ""), flights=2
+        )
+
+    async def add(self, message: NewMessage, key: Key | None) -> datetime | Earlier:
+        """Commit one message and return when it was created, or what its key answered earlier.
+
+        Raises:
+            StoreOverloaded | CommitUnknown | Unstorable: see `Batcher.submit`.
+        """
+        return await self._inserts.submit((message, key))
+
+    async def _insert(self, items: Sequence[tuple[NewMessage, Key | None]]) -> list[datetime | Earlier]:
+        first: dict[tuple[UUID, str], UUID] = {}
+        leading = []
+        for message, key in items:
+            # Two requests with one key in one batch: the first goes in, the other reads what it made.
+            if key is None or first.setdefault((key.client_id, key.key), message.id) == message.id:
+                leading.append((message, key))
+        async with self._database.writing() as connection:
+            rows = await connection.fetch(_SQL["insert_messages"], *_insert_arguments(leading), self._keep_keys)
+            created = {row["id"]: row["created_at"] for row in rows}
+            lost = [key for message, key in items if message.id not in created and key is not None]
+            earlier = await _find_keys(connection, lost) if lost else {}
+        return [
+            created[message.id] if message.id in created else earlier[key.key, key.client_id]  # type: ignore[union-attr]
+            for message, key in items
+        ]
+
+    async def earlier(self, key: Key) -> Earlier | None:
+        """What a key answered, if it is alive."""
+        async with self._database.reading() as connection:
+            return (await _find_keys(connection, [key])).get((key.key, key.client_id))
+
+    async def add_batch(self, batch: Batch, messages: Sequence[NewMessage], key: Key | None) -> Earlier | None:
+        """Commit a bulk, all or nothing; returns what its key answered earlier, if it did."""
+        async with self._database.writing() as connection, connection.transaction():
+            if key is not None:
+                taken = await connection.fetchval(
+                    _SQL["claim_key"], key.client_id, key.endpoint, key.key, key.body_hmac, batch.id, self._keep_keys
+                )
+                if taken is None:
+                    return (await _find_keys(connection, [key]))[key.key, key.client_id]
+            await connection.execute(
+                _SQL["insert_batch"], batch.id, batch.client_id, len(messages), batch.rejected, batch.answer
+            )
+            now: datetime = await connection.fetchval("SELECT now()")
+            await connection.copy_records_to_table(
+                "messages", records=(_row(message, batch.id, now) for message in messages), columns=_COLUMNS
+            )
+        return None
+
+    async def batch_answer(self, batch_id: UUID, client_id: UUID) -> bytes | None:
+        """The answer of an earlier bulk."""
+        row = await self._database.fetchrow(_SQL["batch_answer"], batch_id, client_id)
+        return row["answer"] if row else None
+
+    async def batch(self, batch_id: UUID, client_id: UUID) -> dict[str, Any] | None:
+        """A batch of a client with `counts`, messages by status; None where there is no such batch."""
+        async with self._database.reading() as connection:
+            row = await connection.fetchrow(_SQL["batch"], batch_id, client_id)
+            if row is None:
+                return None
+            counts = await connection.fetch(_SQL["batch_counts"], batch_id)
+        return {**row, "counts": {count["status"]: count["messages"] for count in counts}}
+
+    async def message(self, message_id: UUID, client_id: UUID) -> Record | None:
+        """A message of a client, as its row; None where there is no such message."""
+        return await self._database.fetchrow(_SQL["message"], message_id, client_id)
+
+    async def history(self, message_id: UUID) -> tuple[list[Record], list[Record]]:
+        """Every attempt and every receipt of a message, each in time order."""
+        async with self._database.reading() as connection:
+            attempts = await connection.fetch(_SQL["attempts"], message_id)
+            receipts = await connection.fetch(_SQL["receipts"], message_id)
+        return attempts, receipts
+
+
+def _insert_arguments(items: Sequence[tuple[NewMessage, Key | None]]) -> list[list[Any]]:
+    rows = [
+        (
+            m.id, m.client_id, m.to, m.sender, m.text, m.traffic, m.country, m.encoding, m.segments, m.reference,
+            m.callback_url, m.send_at, m.validity_s, key.key if key else None, key.body_hmac if key else None,
+        )
+        for m, key in items
+    ]  # fmt: skip
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _row(message: NewMessage, batch_id: UUID, now: datetime) -> tuple[Any, ...]:
+    due_at = max(message.send_at, now) if message.send_at else now
+    return (
+        message.id, message.client_id, batch_id, message.to, message.sender, message.text, message.traffic,
+        message.country, message.encoding, message.segments, message.reference, message.callback_url,
+        due_at, due_at, due_at + timedelta(seconds=message.validity_s), now,
+    )  # fmt: skip
+
+
+async def _find_keys(connection: Connection, keys: Sequence[Key]) -> dict[tuple[str, UUID], Earlier]:
+    rows = await connection.fetch(
+        _SQL["find_keys"], [k.client_id for k in keys], [k.endpoint for k in keys], [k.key for k in keys]
+    )
+    return {(row["key"], row["client_id"]): Earlier(row["body_hmac"], row["subject_id"]) for row in rows}

@@ -1,0 +1,72 @@
+"""What is known of numbers: HLR results and suppressions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from service.domain.hlr import HlrResult, HlrStatus
+from service.storage.batch import Batcher
+from service.storage.database import Database
+from service.storage.sql import queries
+
+_SQL = queries("numbers")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is on record of a number for one client: may it be sent to, and the living HLR result, if any."""
+
+    suppressed: bool
+    hlr: HlrResult | None
+
+
+class NumberStore:
+    """Looks numbers up in batches."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._screens: Batcher[tuple[str, UUID], Known] = Batcher(self._screen)
+
+    async def screen(self, number: str, client_id: UUID) -> Known:
+        """Suppression and cached HLR result of a number."""
+        return await self._screens.submit((number, client_id))
+
+    async def _screen(self, items: Sequence[tuple[str, UUID]]) -> list[Known]:
+        rows = await self._database.fetch(_SQL["screen"], [number for number, _ in items], [who for _, who in items])
+        return [Known(row["suppressed"], _hlr(row) if row["number"] else None) for row in rows]
+
+    async def hlr(self, number: str, max_age: timedelta | None = None) -> HlrResult | None:
+        """The cached result of a number, if it is alive and no older than `max_age`."""
+        row = await self._database.fetchrow(_SQL["hlr"], number, max_age)
+        return _hlr(row) if row else None
+
+    async def keep_hlr(self, result: HlrResult, lifetime: timedelta) -> None:
+        """Cache a result."""
+        await self._database.execute(
+            _SQL["keep_hlr"], result.number, result.status.value, result.checked_at, result.source, result.mcc,
+            result.mnc, result.network, result.line_type, result.ported, result.roaming, result.error_code, lifetime,
+        )  # fmt: skip
+
+    async def suppress(self, number: str, client_id: UUID | None, *, reason: str, source: str) -> None:
+        """Let nobody (or not this client) send to a number again."""
+        await self._database.execute(_SQL["suppress"], number, client_id, reason, source)
+
+
+def _hlr(row: Any) -> HlrResult:
+    return HlrResult(
+        number=row["number"],
+        status=HlrStatus(row["status"]),
+        checked_at=row["checked_at"],
+        source=row["source"],
+        mcc=row["mcc"],
+        mnc=row["mnc"],
+        network=row["network"],
+        line_type=row["line_type"],
+        ported=row["ported"],
+        roaming=row["roaming"],
+        error_code=row["error_code"],
+    )

@@ -1,0 +1,99 @@
+"""The outbox of webhooks: claims per target, results, blocked targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from service.storage.batch import Batcher
+from service.storage.database import Database
+from service.storage.sql import queries
+
+_SQL = queries("notify")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A webhook in a worker's hands. `attempts` counts this one; `age_s` since it was put into the outbox.
+
+    `failures`: how often its target failed in a row. The secrets are sealed.
+    """
+
+    id: UUID
+    target: str
+    status: str
+    reason: str | None
+    error_code: int | None
+    event_at: datetime
+    attempts: int
+    endpoint_id: UUID | None
+    message_id: UUID
+    recipient: str
+    sender: str
+    reference: str | None
+    batch_id: UUID | None
+    segments: int
+    url: str
+    secret: bytes = field(repr=False)
+    previous_secret: bytes | None = field(repr=False)
+    failures: int
+    age_s: float
+    worker_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryResult:
+    """What came of one try. `retry_in_s` None: it has ended, as `state` says (`delivered` or `dead`)."""
+
+    delivery_id: UUID
+    worker_id: UUID
+    state: str
+    retry_in_s: float | None
+    http_status: int | None
+    error: str | None
+
+
+class Outbox:
+    """Claims and settles webhooks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._results: Batcher[DeliveryResult, None] = Batcher(self._settle, lock_key=lambda item: item.delivery_id.int)
+
+    async def claim(self, worker_id: UUID, limit: int, per_target: int, busy: list[str]) -> list[Delivery]:
+        """At most `limit` due webhooks, `per_target` for each target that is neither blocked nor in `busy`."""
+        async with self._database.writing() as connection:
+            rows = await connection.fetch(_SQL["claim_deliveries"], worker_id, limit, per_target, busy)
+        return [Delivery(**row) for row in rows]
+
+    async def settle(self, result: DeliveryResult) -> None:
+        """Store what came of a try."""
+        await self._results.submit(result)
+
+    async def _settle(self, items: Sequence[DeliveryResult]) -> list[None]:
+        await self._database.execute(
+            _SQL["settle_deliveries"],
+            [item.delivery_id for item in items],
+            [item.worker_id for item in items],
+            [item.state for item in items],
+            [item.retry_in_s for item in items],
+            [item.http_status for item in items],
+            [item.error for item in items],
+        )
+        return [None] * len(items)
+
+    async def block(self, target: str, failures: int, seconds: float) -> None:
+        """Leave a target that failed `failures` times in a row alone for a while."""
+        await self._database.execute(_SQL["block_target"], target, failures, seconds)
+
+    async def unblock(self, target: str) -> None:
+        """A target that failed before answers again."""
+        await self._database.execute(_SQL["unblock_target"], target)
+
+    async def disable_endpoint(self, endpoint_id: UUID, reason: str) -> None:
+        """Switch a registered endpoint off and end what still waits for it."""
+        async with self._database.writing() as connection, connection.transaction():
+            await connection.execute(_SQL["disable_endpoint"], endpoint_id, reason)
+            await connection.execute(_SQL["end_deliveries_of_endpoint"], endpoint_id)

@@ -1,0 +1,62 @@
+"""Slots of a provider's MPS, shared by every replica."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from service.domain.pacing import grant
+from service.storage.database import Database
+
+_ENSURE = "INSERT INTO pacing (key, tat) SELECT k, now() FROM unnest($1::text[]) AS k ON CONFLICT DO NOTHING"
+_LOCK = "SELECT key, tat, now() FROM pacing WHERE key = ANY ($1) ORDER BY key FOR UPDATE"
+_STORE = (
+    "UPDATE pacing AS p SET tat = i.tat FROM unnest($1::text[], $2::timestamptz[]) AS i (key, tat) WHERE p.key = i.key"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A turn, `in_s` from now; `reserved` or only an estimate."""
+
+    in_s: float
+    reserved: bool
+
+
+class PacingStore:
+    """GCRA rows: the time at which each key's next slot is free."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def reserve(self, intervals_s: dict[str, float], wanted: int, horizon_s: float) -> list[Slot]:
+        """Reserve slots that draw on every key of `intervals_s` (key: seconds between its slots).
+
+        Returns `wanted` slots in order. Those within `horizon_s` are reserved; the rest are only estimates, to be asked
+        for again.
+        """
+        keys = sorted(intervals_s)
+        async with self._database.writing() as connection, connection.transaction():
+            rows = await connection.fetch(_LOCK, keys)
+            if len(rows) < len(keys):  # the first time, or the table (not in WAL) was emptied by a crash
+                await connection.execute(_ENSURE, keys)
+                rows = await connection.fetch(_LOCK, keys)
+            now: datetime = rows[0]["now"]
+            tats_s = {row["key"]: (row["tat"] - now).total_seconds() for row in rows}
+            slots, after_s = _slots(tats_s, intervals_s, wanted, horizon_s)
+            await connection.execute(_STORE, keys, [now + timedelta(seconds=after_s[key]) for key in keys])
+        return slots
+
+
+def _slots(
+    tats_s: dict[str, float], intervals_s: dict[str, float], wanted: int, horizon_s: float
+) -> tuple[list[Slot], dict[str, float]]:
+    """The slots, and each key's TAT after them; all times count from now. The slowest key sets the spacing."""
+    spacing_s = max(intervals_s.values())
+    granted = grant(max(tats_s.values()), 0.0, spacing_s, wanted, horizon_s)
+    slots = [Slot(granted.first_s + number * spacing_s, number < granted.count) for number in range(wanted)]
+    after_s = {
+        key: max(tat_s, 0.0) + granted.count * intervals_s[key] if granted.count else tat_s
+        for key, tat_s in tats_s.items()
+    }
+    return slots, after_s

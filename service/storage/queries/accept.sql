@@ -1,0 +1,77 @@
+-- name: insert_messages
+-- Stores messages and their idempotency keys, all or nothing, and returns those that were stored.
+-- A message whose key is taken is left out: it lost to an earlier one (read it with find_keys). An expired key is free.
+-- $1..$13 the messages, $14 their keys (NULL: none), $15 their body HMACs, $16 how long keys are kept.
+WITH input AS (
+    SELECT *
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                $9::smallint[], $10::text[], $11::text[], $12::timestamptz[], $13::float8[], $14::text[], $15::bytea[])
+      AS i (id, client_id, recipient, sender, body, traffic, country, encoding,
+            segments, reference, callback_url, send_at, validity_s, key, body_hmac)
+), claimed AS (
+    INSERT INTO idempotency_keys AS k (client_id, endpoint, key, body_hmac, subject_id, expires_at)
+    SELECT client_id, 'send', key, body_hmac, id, now() + $16::interval
+    FROM input
+    WHERE key IS NOT NULL
+    ORDER BY client_id, key
+    ON CONFLICT (client_id, endpoint, key) DO UPDATE
+    SET body_hmac = EXCLUDED.body_hmac, subject_id = EXCLUDED.subject_id, expires_at = EXCLUDED.expires_at
+    WHERE k.expires_at <= now()
+    RETURNING k.subject_id
+)
+INSERT INTO messages (id, client_id, recipient, sender, body, traffic, country, encoding, segments, reference,
+                      callback_url, send_at, due_at, expires_at)
+SELECT id, client_id, recipient, sender, body, traffic, country, encoding, segments, reference, callback_url,
+       greatest(send_at, now()), greatest(send_at, now()),
+       greatest(send_at, now()) + make_interval(secs => validity_s)
+FROM input
+WHERE key IS NULL OR id IN (SELECT subject_id FROM claimed)
+RETURNING id, created_at
+
+-- name: find_keys
+-- What living keys answered. $1 client ids, $2 endpoints, $3 keys.
+SELECT k.client_id, k.endpoint, k.key, k.body_hmac, k.subject_id
+FROM unnest($1::uuid[], $2::text[], $3::text[]) AS i (client_id, endpoint, key)
+JOIN idempotency_keys AS k USING (client_id, endpoint, key)
+WHERE k.expires_at > now()
+
+-- name: claim_key
+-- Takes one key for a bulk; returns nothing where it is taken.
+INSERT INTO idempotency_keys AS k (client_id, endpoint, key, body_hmac, subject_id, expires_at)
+VALUES ($1, $2, $3, $4, $5, now() + $6::interval)
+ON CONFLICT (client_id, endpoint, key) DO UPDATE
+SET body_hmac = EXCLUDED.body_hmac, subject_id = EXCLUDED.subject_id, expires_at = EXCLUDED.expires_at
+WHERE k.expires_at <= now()
+RETURNING k.subject_id
+
+-- name: insert_batch
+INSERT INTO batches (id, client_id, accepted, rejected, answer) VALUES ($1, $2, $3, $4, $5)
+
+-- name: batch_answer
+SELECT answer FROM batches WHERE id = $1 AND client_id = $2
+
+-- name: batch
+SELECT id, accepted, rejected, created_at FROM batches WHERE id = $1 AND client_id = $2
+
+-- name: batch_counts
+SELECT status, count(*) AS messages FROM messages WHERE batch_id = $1 GROUP BY status
+
+-- name: message
+-- One message of a client, with everything a caller may know of it.
+SELECT id, client_id, batch_id, recipient, sender, traffic, country, encoding, segments, reference, status, reason,
+       error_code, send_at, expires_at, created_at, sent_at, ended_at
+FROM messages
+WHERE id = $1 AND client_id = $2
+
+-- name: attempts
+SELECT id, provider, calls, open, outcome, reason, code, provider_message_id, started_at, ended_at
+FROM attempts
+WHERE message_id = $1
+ORDER BY id
+
+-- name: receipts
+SELECT a.provider, r.status, r.error_code, r.provider_code, r.occurred_at, r.received_at
+FROM attempts AS a
+JOIN receipts AS r ON r.attempt_id = a.id
+WHERE a.message_id = $1
+ORDER BY r.received_at, r.status

@@ -1,0 +1,161 @@
+-- name: claim
+-- Gives due messages of one lane to a worker, going round the clients so that none fills the lane.
+-- $1 lane, $2 clients, $3 for each a floor of due_at (skips index entries of messages claimed long ago, which stay in
+-- the way while an old snapshot is open), $4 how many, $5 worker.
+WITH candidates AS (
+    SELECT q.id, q.due_at, row_number() OVER (PARTITION BY c.client_id ORDER BY q.due_at) AS turn
+    FROM unnest($2::uuid[], $3::timestamptz[]) AS c (client_id, floor_at)
+    CROSS JOIN LATERAL (
+        SELECT m.id, m.due_at
+        FROM messages AS m
+        WHERE m.traffic = $1 AND m.client_id = c.client_id AND m.status IN ('queued', 'sending')
+          AND m.due_at >= c.floor_at AND m.due_at <= now()
+        ORDER BY m.due_at
+        LIMIT $4
+    ) AS q
+    ORDER BY turn, q.due_at
+    LIMIT $4
+), locked AS MATERIALIZED (
+    SELECT m.id, m.due_at
+    FROM messages AS m
+    JOIN candidates USING (id)
+    WHERE m.due_at <= now() AND m.status IN ('queued', 'sending')
+    ORDER BY m.id
+    FOR NO KEY UPDATE OF m SKIP LOCKED
+), claimed AS (
+    UPDATE messages AS m
+    SET status = 'sending', worker_id = $5, due_at = NULL
+    FROM locked
+    WHERE m.id = locked.id
+    RETURNING m.id, m.client_id, m.recipient, m.sender, m.body, m.traffic, m.country, m.segments, m.encoding,
+              m.created_at, locked.due_at, m.expires_at, m.send_at
+)
+SELECT c.*,
+       extract(epoch FROM c.expires_at - now())::float8 AS remaining_s,
+       extract(epoch FROM now() - c.due_at)::float8 AS waited_s,
+       a.tried
+FROM claimed AS c
+CROSS JOIN LATERAL (
+    SELECT json_agg(json_build_array(id, provider, open, outcome, calls) ORDER BY id)::text AS tried
+    FROM attempts
+    WHERE message_id = c.id
+) AS a
+
+-- name: clients
+-- Whose messages a claim goes round.
+SELECT id FROM clients
+
+-- name: begin_attempts
+-- Writes attempts before their calls, and only for messages that are still the worker's, whose lease holds and which
+-- have not expired. A known attempt is a repeat: same key, same body, one call more.
+-- $1 attempts, $2 messages, $3 providers, $4 workers.
+WITH owned AS MATERIALIZED (
+    SELECT id, worker_id, expires_at
+    FROM messages
+    WHERE id = ANY ($2) AND status = 'sending' AND expires_at > now()
+    ORDER BY id
+    FOR NO KEY UPDATE
+), allowed AS (
+    SELECT i.id, i.message_id, i.provider, o.expires_at, w.expires_at - now() AS lease
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[]) AS i (id, message_id, provider, worker_id)
+    JOIN owned AS o ON o.id = i.message_id AND o.worker_id = i.worker_id
+    JOIN workers AS w ON w.id = i.worker_id AND w.expires_at > now()
+), written AS (
+    INSERT INTO attempts AS a (id, message_id, provider)
+    SELECT id, message_id, provider FROM allowed
+    ON CONFLICT (id) DO UPDATE SET calls = a.calls + 1
+    RETURNING a.id, a.started_at
+)
+SELECT w.id,
+       extract(epoch FROM a.lease)::float8 AS lease_s,
+       greatest(1, floor(extract(epoch FROM a.expires_at - w.started_at)))::int AS validity_s
+FROM written AS w
+JOIN allowed AS a USING (id)
+
+-- name: lock_messages
+-- Taken first by everything that decides from a message and its attempts together, so that the next statement sees
+-- what the last holder committed. In id order, so that two batches cannot deadlock.
+SELECT id FROM messages WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE
+
+-- name: settle
+-- Closes attempts with their outcomes and moves their messages on; runs under lock_messages.
+-- An ended message puts its webhooks into the outbox here, in the same statement.
+-- $1..$11 what happened, $12 how long a receipt is waited for after expiry.
+WITH input AS (
+    SELECT *
+    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::boolean[], $6::text[], $7::text[], $8::text[],
+                $9::int[], $10::text[], $11::float8[])
+      AS i (message_id, worker_id, attempt_id, outcome, closes, reason, code, provider_message_id,
+            error_code, move, delay_s)
+), closed AS (
+    UPDATE attempts AS a
+    SET outcome = i.outcome, reason = i.reason, code = i.code, ended_at = now(),
+        provider_message_id = coalesce(i.provider_message_id, a.provider_message_id), open = a.open AND NOT i.closes
+    FROM input AS i
+    WHERE a.id = i.attempt_id AND (a.outcome IS NULL OR a.outcome = 'unknown')
+), given_up AS (
+    UPDATE attempts AS a
+    SET open = false
+    FROM input AS i
+    WHERE i.move = 'give_up' AND i.attempt_id IS NULL AND a.message_id = i.message_id AND a.open
+), decided AS (
+    SELECT i.*,
+           CASE WHEN i.move IN ('fail', 'put_back') AND EXISTS (
+                    SELECT FROM attempts AS a
+                    WHERE a.message_id = i.message_id AND a.open
+                      AND (a.id IS DISTINCT FROM i.attempt_id OR NOT i.closes)
+                )
+                THEN CASE i.move WHEN 'fail' THEN 'hold' ELSE 'park' END
+                ELSE i.move
+           END AS verdict
+    FROM input AS i
+    WHERE i.move <> 'keep'
+), moved AS (
+    UPDATE messages AS m
+    SET status = CASE d.verdict
+                     WHEN 'sent' THEN 'sent'
+                     WHEN 'put_back' THEN 'queued'
+                     WHEN 'park' THEN 'sending'
+                     WHEN 'hold' THEN 'sending'
+                     WHEN 'no_receipt' THEN 'undelivered'
+                     ELSE 'failed'
+                 END,
+        due_at = CASE
+                     WHEN d.verdict IN ('sent', 'hold') THEN m.expires_at + $12::interval
+                     WHEN d.verdict IN ('put_back', 'park') THEN least(now() + make_interval(secs => d.delay_s), m.expires_at)
+                 END,
+        worker_id = NULL,
+        reason = CASE WHEN d.verdict <> 'sent' THEN d.reason END,
+        error_code = CASE WHEN d.verdict IN ('fail', 'give_up') THEN d.error_code END,
+        sent_at = CASE WHEN d.verdict = 'sent' THEN now() ELSE m.sent_at END,
+        ended_at = CASE WHEN d.verdict IN ('fail', 'give_up', 'no_receipt') THEN now() END
+    FROM decided AS d
+    WHERE m.id = d.message_id
+      AND CASE d.verdict
+              WHEN 'no_receipt' THEN m.status = 'sent' AND m.due_at <= now()
+              ELSE m.status = 'sending' AND m.worker_id = d.worker_id
+          END
+    RETURNING m.id, m.client_id, m.callback_url, m.status, m.reason, m.error_code, m.traffic, m.ended_at
+), outbox AS (
+    INSERT INTO webhook_deliveries (id, client_id, message_id, endpoint_id, target, status, reason, error_code,
+                                    event_at, due_at)
+    SELECT new_id(), m.client_id, m.id, e.id, webhook_target(m.client_id, m.callback_url, e.id), m.status, m.reason,
+           m.error_code, now(), now()
+    FROM moved AS m
+    LEFT JOIN webhook_endpoints AS e
+      ON m.callback_url IS NULL AND e.client_id = m.client_id AND e.disabled_at IS NULL
+     AND (e.events IS NULL OR 'message.' || m.status = ANY (e.events))
+    WHERE m.ended_at IS NOT NULL AND (m.callback_url IS NOT NULL OR e.id IS NOT NULL)
+)
+SELECT id, status, reason, traffic FROM moved
+
+-- name: renew_worker
+-- Begins or renews a worker's lease; returns nothing once it has run out.
+INSERT INTO workers AS w (id, expires_at)
+VALUES ($1, now() + $2::interval)
+ON CONFLICT (id) DO UPDATE SET expires_at = EXCLUDED.expires_at WHERE w.expires_at > now()
+RETURNING id
+
+-- name: retire_worker
+-- A worker that stops of itself: what it still holds is free at once.
+UPDATE workers SET expires_at = now() WHERE id = $1

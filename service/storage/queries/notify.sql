@@ -1,0 +1,80 @@
+-- name: claim_deliveries
+-- Gives due webhooks to a worker, target by target: a blocked or busy target is passed over, and one that failed last
+-- time gets a single probe. The recursion hops from target to target along the index.
+-- $1 worker, $2 how many, $3 how many a target, $4 targets that are busy.
+WITH RECURSIVE targets AS (
+    (SELECT target FROM webhook_deliveries WHERE due_at IS NOT NULL ORDER BY target LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT d.target
+        FROM webhook_deliveries AS d
+        WHERE d.due_at IS NOT NULL AND d.target > t.target
+        ORDER BY d.target
+        LIMIT 1
+    )
+    FROM targets AS t
+    WHERE t.target IS NOT NULL
+), candidates AS (
+    SELECT d.id
+    FROM targets AS t
+    LEFT JOIN webhook_targets AS b USING (target)
+    CROSS JOIN LATERAL (
+        SELECT id, due_at
+        FROM webhook_deliveries
+        WHERE target = t.target AND due_at <= now()
+        ORDER BY due_at
+        LIMIT CASE WHEN b.failures > 0 THEN 1 ELSE $3 END
+    ) AS d
+    WHERE t.target <> ALL ($4::text[]) AND (b.blocked_until IS NULL OR b.blocked_until <= now())
+    LIMIT $2
+), locked AS MATERIALIZED (
+    SELECT d.id
+    FROM webhook_deliveries AS d
+    JOIN candidates USING (id)
+    WHERE d.due_at <= now()
+    ORDER BY d.id
+    FOR UPDATE OF d SKIP LOCKED
+), claimed AS (
+    UPDATE webhook_deliveries AS d
+    SET worker_id = $1, due_at = NULL, attempts = attempts + 1
+    FROM locked
+    WHERE d.id = locked.id
+    RETURNING d.*
+)
+SELECT c.id, c.target, c.status, c.reason, c.error_code, c.event_at, c.attempts, c.endpoint_id,
+       m.id AS message_id, m.recipient, m.sender, m.reference, m.batch_id, m.segments,
+       coalesce(e.url, m.callback_url) AS url,
+       coalesce(e.secret, k.webhook_secret) AS secret,
+       CASE WHEN e.previous_secret_until > now() THEN e.previous_secret END AS previous_secret,
+       coalesce(b.failures, 0) AS failures, extract(epoch FROM now() - c.created_at)::float8 AS age_s, c.worker_id
+FROM claimed AS c
+LEFT JOIN webhook_targets AS b ON b.target = c.target
+JOIN messages AS m ON m.id = c.message_id
+JOIN clients AS k ON k.id = c.client_id
+LEFT JOIN webhook_endpoints AS e ON e.id = c.endpoint_id
+
+-- name: settle_deliveries
+-- $1 webhooks, $2 worker of each, $3 new states, $4 delays to the next try (NULL: none), $5 HTTP statuses, $6 errors.
+UPDATE webhook_deliveries AS d
+SET state = i.state, worker_id = NULL, due_at = now() + make_interval(secs => i.delay_s), last_status = i.last_status,
+    last_error = i.last_error, ended_at = CASE WHEN i.state <> 'pending' THEN now() END
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::float8[], $5::smallint[], $6::text[])
+  AS i (id, worker_id, state, delay_s, last_status, last_error)
+WHERE d.id = i.id AND d.worker_id = i.worker_id
+
+-- name: block_target
+-- Leaves a failing target alone for $3 seconds.
+INSERT INTO webhook_targets AS t (target, failures, blocked_until)
+VALUES ($1, $2, now() + make_interval(secs => $3))
+ON CONFLICT (target) DO UPDATE SET failures = EXCLUDED.failures, blocked_until = EXCLUDED.blocked_until
+
+-- name: unblock_target
+DELETE FROM webhook_targets WHERE target = $1
+
+-- name: disable_endpoint
+UPDATE webhook_endpoints SET disabled_at = now(), disabled_reason = $2 WHERE id = $1 AND disabled_at IS NULL
+
+-- name: end_deliveries_of_endpoint
+-- Nothing more goes to an endpoint that said it is gone.
+UPDATE webhook_deliveries SET state = 'dead', due_at = NULL, last_error = 'endpoint_disabled', ended_at = now()
+WHERE endpoint_id = $1 AND due_at IS NOT NULL

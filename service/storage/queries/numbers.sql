@@ -1,0 +1,30 @@
+-- name: screen
+-- For each (number, client): is it suppressed, and what does the HLR cache say. $1 numbers, $2 clients.
+SELECT i.ordinal,
+       EXISTS (
+           SELECT FROM suppressions AS s
+           WHERE s.number = i.number AND (s.client_id IS NULL OR s.client_id = i.client_id)
+       ) AS suppressed,
+       h.number, h.status, h.checked_at, h.source, h.mcc, h.mnc, h.network, h.line_type, h.ported, h.roaming,
+       h.error_code
+FROM unnest($1::text[], $2::uuid[]) WITH ORDINALITY AS i (number, client_id, ordinal)
+LEFT JOIN hlr_results AS h ON h.number = i.number AND h.expires_at > now()
+ORDER BY i.ordinal
+
+-- name: hlr
+-- A cached result that is alive and no older than $2.
+SELECT number, status, checked_at, source, mcc, mnc, network, line_type, ported, roaming, error_code
+FROM hlr_results
+WHERE number = $1 AND expires_at > now() AND ($2::interval IS NULL OR checked_at >= now() - $2::interval)
+
+-- name: keep_hlr
+INSERT INTO hlr_results AS h (number, status, checked_at, source, mcc, mnc, network, line_type, ported, roaming,
+                              error_code, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, now() + $12::interval)
+ON CONFLICT (number) DO UPDATE
+SET status = EXCLUDED.status, checked_at = EXCLUDED.checked_at, source = EXCLUDED.source, mcc = EXCLUDED.mcc,
+    mnc = EXCLUDED.mnc, network = EXCLUDED.network, line_type = EXCLUDED.line_type, ported = EXCLUDED.ported,
+    roaming = EXCLUDED.roaming, error_code = EXCLUDED.error_code, expires_at = EXCLUDED.expires_at
+
+-- name: suppress
+INSERT INTO suppressions (number, client_id, reason, source) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING

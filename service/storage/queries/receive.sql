@@ -1,0 +1,100 @@
+-- name: messages_of_attempts
+SELECT DISTINCT message_id FROM attempts WHERE id = ANY ($1)
+
+-- name: apply_receipts
+-- Records receipts, closes their attempts and moves their messages on; runs under lock_messages.
+-- A receipt already on record changes nothing. `delivered` from any attempt wins; otherwise a message ends when no
+-- attempt of it is open. An ended message is left alone, except that a late `delivered` corrects our own guesses.
+-- $1..$6 the receipts (no pair of attempt and status twice), $7 how long a receipt is waited for after expiry.
+WITH input AS (
+    SELECT *
+    FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::timestamptz[], $6::text[])
+      AS i (attempt_id, status, error_code, provider_code, occurred_at, reason)
+), fresh AS (
+    INSERT INTO receipts AS r (attempt_id, status, error_code, provider_code, occurred_at)
+    SELECT i.attempt_id, i.status, i.error_code, i.provider_code, i.occurred_at
+    FROM input AS i
+    JOIN attempts AS a ON a.id = i.attempt_id
+    ON CONFLICT DO NOTHING
+    RETURNING r.attempt_id, r.status
+), news AS (
+    SELECT i.*, a.message_id, a.open
+    FROM fresh
+    JOIN input AS i USING (attempt_id, status)
+    JOIN attempts AS a ON a.id = i.attempt_id
+    WHERE i.status <> 'unknown'
+), closed AS (
+    -- Any receipt proves that the provider had accepted.
+    UPDATE attempts AS a
+    SET outcome = CASE WHEN a.outcome IS NULL OR a.outcome = 'unknown' THEN 'accepted' ELSE a.outcome END,
+        ended_at = coalesce(a.ended_at, now()),
+        open = a.open AND n.only_sent
+    FROM (SELECT attempt_id, bool_and(status = 'sent') AS only_sent FROM news GROUP BY attempt_id) AS n
+    WHERE a.id = n.attempt_id
+), verdicts AS (
+    SELECT DISTINCT ON (n.message_id) n.*,
+           EXISTS (
+               SELECT FROM attempts AS o
+               WHERE o.message_id = n.message_id AND o.open
+                 AND o.id NOT IN (SELECT attempt_id FROM news WHERE status <> 'sent')
+           ) AS still_open
+    FROM news AS n
+    ORDER BY n.message_id, array_position(ARRAY['delivered', 'undelivered', 'failed', 'sent'], n.status)
+), moved AS (
+    UPDATE messages AS m
+    SET status = v.status,
+        reason = CASE WHEN v.status IN ('undelivered', 'failed') THEN v.reason END,
+        error_code = CASE WHEN v.status <> 'sent' THEN v.error_code END,
+        due_at = CASE WHEN v.status = 'sent' THEN m.expires_at + $7::interval END,
+        worker_id = NULL,
+        sent_at = coalesce(m.sent_at, now()),
+        ended_at = CASE WHEN v.status <> 'sent' THEN now() END
+    FROM verdicts AS v
+    WHERE m.id = v.message_id
+      AND CASE v.status
+              WHEN 'delivered' THEN m.status IN ('queued', 'sending', 'sent')
+                                    OR m.status IN ('undelivered', 'failed')
+                                       AND m.reason IN ('no_receipt', 'submit_unknown')
+              WHEN 'sent' THEN m.status = 'sending' AND m.worker_id IS NULL
+              ELSE v.open AND NOT v.still_open AND m.status IN ('sending', 'sent')
+          END
+    RETURNING m.id, m.client_id, m.callback_url, m.status, m.reason, m.error_code, m.traffic, m.ended_at,
+              coalesce(v.occurred_at, now()) AS event_at
+), outbox AS (
+    INSERT INTO webhook_deliveries (id, client_id, message_id, endpoint_id, target, status, reason, error_code,
+                                    event_at, due_at)
+    SELECT new_id(), m.client_id, m.id, e.id, webhook_target(m.client_id, m.callback_url, e.id), m.status, m.reason,
+           m.error_code, m.event_at, now()
+    FROM moved AS m
+    LEFT JOIN webhook_endpoints AS e
+      ON m.callback_url IS NULL AND e.client_id = m.client_id AND e.disabled_at IS NULL
+     AND (e.events IS NULL OR 'message.' || m.status = ANY (e.events))
+    WHERE m.ended_at IS NOT NULL AND (m.callback_url IS NOT NULL OR e.id IS NOT NULL)
+)
+SELECT f.attempt_id, f.status, m.recipient, moved.status AS became
+FROM fresh AS f
+JOIN attempts AS a ON a.id = f.attempt_id
+JOIN messages AS m ON m.id = a.message_id
+LEFT JOIN moved ON moved.id = m.id
+
+-- name: attempts_by_provider_id
+-- $1 providers, $2 the providers' message ids.
+SELECT a.id, a.provider, a.provider_message_id
+FROM unnest($1::text[], $2::text[]) AS i (provider, provider_message_id)
+JOIN attempts AS a USING (provider, provider_message_id)
+
+-- name: keep_orphans
+INSERT INTO orphan_receipts (provider, provider_message_id, status, error_code, provider_code, occurred_at)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::timestamptz[])
+ON CONFLICT DO NOTHING
+
+-- name: matched_orphans
+SELECT a.id AS attempt_id, o.provider, o.provider_message_id, o.status, o.error_code, o.provider_code, o.occurred_at
+FROM orphan_receipts AS o
+JOIN attempts AS a USING (provider, provider_message_id)
+LIMIT 500
+
+-- name: forget_orphans
+DELETE FROM orphan_receipts AS o
+USING unnest($1::text[], $2::text[], $3::text[]) AS i (provider, provider_message_id, status)
+WHERE (o.provider, o.provider_message_id, o.status) = (i.provider, i.provider_message_id, i.status)

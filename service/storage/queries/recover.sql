@@ -1,0 +1,68 @@
+-- name: dead_workers
+SELECT id FROM workers WHERE expires_at <= now()
+
+-- name: lock_abandoned
+-- Messages of a worker whose lease has run out. $1 worker, $2 how many.
+SELECT id FROM messages WHERE worker_id = $1 ORDER BY id LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+
+-- name: close_abandoned
+-- A call that was on its way when its worker died may have been accepted.
+UPDATE attempts SET outcome = 'unknown', reason = 'worker_died', ended_at = now()
+WHERE message_id = ANY ($1) AND outcome IS NULL
+
+-- name: release_abandoned
+UPDATE messages AS m
+SET worker_id = NULL, due_at = now(),
+    status = CASE WHEN EXISTS (SELECT FROM attempts AS a WHERE a.message_id = m.id AND a.open) THEN 'sending'
+                  ELSE 'queued' END
+WHERE m.id = ANY ($1) AND m.status = 'sending'
+RETURNING m.id
+
+-- name: release_deliveries
+UPDATE webhook_deliveries SET worker_id = NULL, due_at = now() WHERE worker_id = $1
+
+-- name: forget_worker
+DELETE FROM workers WHERE id = $1 AND expires_at <= now()
+  AND NOT EXISTS (SELECT FROM messages WHERE worker_id = $1)
+  AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE worker_id = $1)
+
+-- name: strays
+-- Messages that a living worker holds on paper but has lost sight of (a store error cut their way short).
+-- $1 worker, $2 what it is working on.
+SELECT id FROM messages WHERE worker_id = $1 AND id <> ALL ($2::uuid[]) LIMIT 500
+
+-- name: without_receipt
+SELECT id FROM messages WHERE status = 'sent' AND due_at <= now() ORDER BY due_at LIMIT 500
+
+-- name: forget_keys
+DELETE FROM idempotency_keys
+WHERE (client_id, endpoint, key) IN
+      (SELECT client_id, endpoint, key FROM idempotency_keys WHERE expires_at <= now() LIMIT 5000)
+
+-- name: forget_old_orphans
+DELETE FROM orphan_receipts WHERE received_at < now() - $1::interval
+
+-- name: lane_depths
+-- How much is due in each lane, counted no further than $1, and how long the oldest has waited.
+SELECT t.traffic, d.depth, coalesce(o.oldest_s, 0)::float8 AS oldest_s
+FROM unnest(ARRAY['otp', 'transactional', 'marketing']) AS t (traffic)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS depth
+    FROM (
+        SELECT
+        FROM messages AS m
+        WHERE m.traffic = t.traffic AND m.status IN ('queued', 'sending') AND m.due_at <= now()
+        LIMIT $1
+    ) AS counted
+) AS d
+CROSS JOIN LATERAL (
+    SELECT extract(epoch FROM now() - min(first.due_at)) AS oldest_s
+    FROM clients AS c
+    CROSS JOIN LATERAL (
+        SELECT m.due_at
+        FROM messages AS m
+        WHERE m.traffic = t.traffic AND m.client_id = c.id AND m.status IN ('queued', 'sending') AND m.due_at <= now()
+        ORDER BY m.due_at
+        LIMIT 1
+    ) AS first
+) AS o

@@ -1,0 +1,208 @@
+"""The queue of messages: claims under a worker's lease, attempts before calls, settlements after them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from service.domain.message import Traffic
+from service.storage.batch import Batcher
+from service.storage.database import Connection, Database
+from service.storage.sql import queries
+
+_SQL = queries("deliver")
+_RECOVER = queries("recover")
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """An attempt made earlier. `outcome` None: its call was on its way. `open`: it may still be delivered."""
+
+    id: UUID
+    provider: str
+    open: bool
+    outcome: str | None
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A message in a worker's hands.
+
+    `remaining_s` of its validity (may be negative) and `waited_s` since it was due, both at the claim, by the
+    database's clock.
+    """
+
+    id: UUID
+    worker_id: UUID
+    client_id: UUID
+    to: str
+    sender: str
+    text: str
+    traffic: Traffic
+    country: str
+    created_at: datetime
+    due_at: datetime
+    remaining_s: float
+    waited_s: float
+    tried: tuple[Tried, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """An attempt to be written before its call; a known `attempt_id` is a repeat of that call."""
+
+    attempt_id: UUID
+    message_id: UUID
+    provider: str
+    worker_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The attempt is on disk. The call must end within `lease_s`; `validity_s` is the same on every repeat."""
+
+    lease_s: float
+    validity_s: int
+
+
+class Move(StrEnum):
+    """Where a message goes when its worker lets go of it."""
+
+    KEEP = "keep"
+    """Nowhere: the worker goes on with it."""
+    SENT = "sent"
+    PUT_BACK = "put_back"
+    """Due again after `delay_s`: `queued`, or parked in `sending` while an attempt is open."""
+    HOLD = "hold"
+    """Wait for a receipt until the receipt's deadline."""
+    FAIL = "fail"
+    """Ended, unless an attempt is open: then as `HOLD`."""
+    GIVE_UP = "give_up"
+    """Ended, although an attempt is open."""
+    NO_RECEIPT = "no_receipt"
+    """A `sent` message whose receipt never came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of an attempt (if there was one) and where its message goes now."""
+
+    message_id: UUID
+    worker_id: UUID | None
+    move: Move
+    attempt_id: UUID | None = None
+    outcome: str | None = None
+    closes: bool = False
+    reason: str | None = None
+    code: str | None = None
+    provider_message_id: str | None = None
+    error_code: int | None = None
+    delay_s: float = 0.0
+
+
+class MessageQueue:
+    """Claims, attempts and settlements; every one of them in batches."""
+
+    def __init__(self, database: Database, *, receipt_wait: timedelta) -> None:
+        self._database = database
+        self._receipt_wait = receipt_wait
+        self._begins: Batcher[Begin, Begun | None] = Batcher(self._begin, lock_key=lambda item: item.message_id.int)
+        self._settlements: Batcher[Settlement, str | None] = Batcher(
+            self._settle, lock_key=lambda item: item.message_id.int
+        )
+
+    async def clients(self) -> list[UUID]:
+        """Everybody whose messages a claim goes round."""
+        return [row["id"] for row in await self._database.fetch(_SQL["clients"])]
+
+    async def claim(self, lane: Traffic, worker_id: UUID, floors: dict[UUID, datetime], limit: int) -> list[Claimed]:
+        """At most `limit` due messages of a lane, a turn for each client of `floors`."""
+        async with self._database.writing() as connection:
+            rows = await connection.fetch(
+                _SQL["claim"], lane.value, list(floors), list(floors.values()), limit, worker_id
+            )
+        return [_claimed(row, worker_id) for row in rows]
+
+    async def begin(self, item: Begin) -> Begun | None:
+        """Write an attempt; None where the message is no longer this worker's to send (or has expired)."""
+        return await self._begins.submit(item)
+
+    async def _begin(self, items: Sequence[Begin]) -> list[Begun | None]:
+        async with self._database.writing() as connection:
+            rows = await connection.fetch(
+                _SQL["begin_attempts"],
+                [item.attempt_id for item in items],
+                [item.message_id for item in items],
+                [item.provider for item in items],
+                [item.worker_id for item in items],
+            )
+        begun = {row["id"]: Begun(row["lease_s"], row["validity_s"]) for row in rows}
+        return [begun.get(item.attempt_id) for item in items]
+
+    async def settle(self, item: Settlement) -> str | None:
+        """Store what happened; returns the message's new status, None where it did not move."""
+        return await self._settlements.submit(item)
+
+    async def _settle(self, items: Sequence[Settlement]) -> list[str | None]:
+        async with self._database.writing() as connection, connection.transaction():
+            await lock_messages(connection, [item.message_id for item in items])
+            rows = await connection.fetch(_SQL["settle"], *_settle_arguments(items), self._receipt_wait)
+        moved = {row["id"]: row["status"] for row in rows}
+        return [moved.get(item.message_id) for item in items]
+
+    async def renew(self, worker_id: UUID, lease: timedelta) -> bool:
+        """Begin or renew a worker's lease; False once it has run out: the worker needs a new id."""
+        async with self._database.writing() as connection:
+            return await connection.fetchval(_SQL["renew_worker"], worker_id, lease) is not None
+
+    async def retire(self, worker_id: UUID) -> None:
+        """End a worker's lease at once."""
+        await self._database.execute(_SQL["retire_worker"], worker_id)
+
+    async def strays(self, worker_id: UUID, working_on: list[UUID]) -> list[UUID]:
+        """Messages that are the worker's on paper only."""
+        return [row["id"] for row in await self._database.fetch(_RECOVER["strays"], worker_id, working_on)]
+
+
+async def lock_messages(connection: Connection, message_ids: list[UUID]) -> None:
+    """Lock messages in id order until the transaction ends."""
+    await connection.execute(_SQL["lock_messages"], message_ids)
+
+
+def _claimed(row: Any, worker_id: UUID) -> Claimed:
+    return Claimed(
+        id=row["id"],
+        worker_id=worker_id,
+        client_id=row["client_id"],
+        to=row["recipient"],
+        sender=row["sender"],
+        text=row["body"] or "",
+        traffic=Traffic(row["traffic"]),
+        country=row["country"],
+        created_at=row["created_at"],
+        due_at=row["due_at"],
+        remaining_s=row["remaining_s"],
+        waited_s=row["waited_s"],
+        tried=tuple(
+            Tried(UUID(id_), provider, open_, outcome, calls)
+            for id_, provider, open_, outcome, calls in orjson.loads(row["tried"] or b"[]")
+        ),
+    )
+
+
+def _settle_arguments(items: Sequence[Settlement]) -> list[list[Any]]:
+    rows = [
+        (
+            s.message_id, s.worker_id, s.attempt_id, s.outcome, s.closes, s.reason, s.code, s.provider_message_id,
+            s.error_code, s.move.value, s.delay_s,
+        )
+        for s in items
+    ]  # fmt: skip
+    return [list(column) for column in zip(*rows, strict=True)]

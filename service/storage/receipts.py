@@ -1,0 +1,135 @@
+"""Storing what providers say of their attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from service.domain.receipt import reason_for
+from service.storage.batch import Batcher
+from service.storage.database import Connection, Database
+from service.storage.queue import lock_messages
+from service.storage.sql import queries
+
+_SQL = queries("receive")
+_RECOVER = queries("recover")
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A receipt. It names its attempt by `attempt_id` or, where that is None, by provider and the provider's id."""
+
+    provider: str
+    attempt_id: UUID | None
+    provider_message_id: str | None
+    status: str
+    error_code: int | None
+    provider_code: str | None
+    occurred_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a receipt did. `recipient` None: no attempt is known by it (yet). `fresh`: it was not on record before.
+
+    `became` is the status that its message moved to, None where it stayed as it was.
+    """
+
+    recipient: str | None = None
+    fresh: bool = False
+    became: str | None = None
+
+
+class ReceiptStore:
+    """Applies receipts in batches."""
+
+    def __init__(self, database: Database, *, receipt_wait: timedelta) -> None:
+        self._database = database
+        self._receipt_wait = receipt_wait
+        self._batcher: Batcher[News, Applied] = Batcher(self._apply)
+
+    async def apply(self, news: News) -> Applied:
+        """Record a receipt and move its message on; one that names no known attempt is kept as an orphan."""
+        return await self._batcher.submit(news)
+
+    async def _apply(self, items: Sequence[News]) -> list[Applied]:
+        async with self._database.writing() as connection, connection.transaction():
+            attempts = await _attempts(connection, items)
+            known = {(attempts[item], item.status): item for item in items if item in attempts}
+            message_ids = await connection.fetch(_SQL["messages_of_attempts"], [attempt for attempt, _ in known])
+            await lock_messages(connection, [row["message_id"] for row in message_ids])
+            rows = await connection.fetch(_SQL["apply_receipts"], *_arguments(known), self._receipt_wait)
+            await _keep_orphans(connection, [item for item in items if item not in attempts])
+        applied = {(row["attempt_id"], row["status"]): Applied(row["recipient"], True, row["became"]) for row in rows}
+        answers = []
+        for item in items:
+            if item not in attempts:
+                answers.append(Applied())
+            else:  # a duplicate within the batch counts once
+                answers.append(applied.pop((attempts[item], item.status), Applied(recipient="")))
+        return answers
+
+    async def matched_orphans(self) -> list[News]:
+        """Orphans whose attempts have become known."""
+        return [News(**row) for row in await self._database.fetch(_SQL["matched_orphans"])]
+
+    async def forget_orphans(self, orphans: Sequence[News]) -> None:
+        """Drop orphans that have been applied."""
+        await self._database.execute(
+            _SQL["forget_orphans"],
+            [item.provider for item in orphans],
+            [item.provider_message_id for item in orphans],
+            [item.status for item in orphans],
+        )
+
+    async def forget_old_orphans(self, age: timedelta) -> None:
+        """Drop orphans that nobody has claimed for `age`."""
+        await self._database.execute(_RECOVER["forget_old_orphans"], age)
+
+
+async def _attempts(connection: Connection, items: Sequence[News]) -> dict[News, UUID]:
+    attempts = {item: item.attempt_id for item in items if item.attempt_id is not None}
+    unnamed = [item for item in items if item.attempt_id is None]
+    if unnamed:
+        rows = await connection.fetch(
+            _SQL["attempts_by_provider_id"],
+            [item.provider for item in unnamed],
+            [item.provider_message_id for item in unnamed],
+        )
+        by_id = {(row["provider"], row["provider_message_id"]): row["id"] for row in rows}
+        for item in unnamed:
+            if attempt := by_id.get((item.provider, item.provider_message_id)):
+                attempts[item] = attempt
+    return attempts
+
+
+def _arguments(known: dict[tuple[UUID, str], News]) -> list[list[Any]]:
+    rows = [
+        (
+            attempt,
+            status,
+            item.error_code,
+            item.provider_code,
+            item.occurred_at,
+            reason_for(item.status, item.error_code),
+        )
+        for (attempt, status), item in known.items()
+    ]
+    return [[row[i] for row in rows] for i in range(6)]
+
+
+async def _keep_orphans(connection: Connection, orphans: list[News]) -> None:
+    kept = [item for item in orphans if item.provider_message_id is not None]
+    if kept:
+        await connection.execute(
+            _SQL["keep_orphans"],
+            [item.provider for item in kept],
+            [item.provider_message_id for item in kept],
+            [item.status for item in kept],
+            [item.error_code for item in kept],
+            [item.provider_code for item in kept],
+            [item.occurred_at for item in kept],
+        )

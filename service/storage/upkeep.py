@@ -1,0 +1,62 @@
+"""Taking over what dead workers left, and forgetting what is past its time."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from service.storage.database import Connection, Database
+from service.storage.queue import lock_messages
+from service.storage.sql import queries
+
+_SQL = queries("recover")
+_AT_ONCE = 500
+_DEPTH_CAP = 10_000
+
+
+class Upkeep:
+    """Queries of the recovery round."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def dead_workers(self) -> list[UUID]:
+        """Workers whose lease has run out."""
+        return [row["id"] for row in await self._database.fetch(_SQL["dead_workers"])]
+
+    async def take_over(self, worker_id: UUID) -> int:
+        """Free what a dead worker held. Its calls that were on their way are `unknown` now."""
+        freed = 0
+        while True:
+            async with self._database.writing() as connection, connection.transaction():
+                rows = await connection.fetch(_SQL["lock_abandoned"], worker_id, _AT_ONCE)
+                if not rows:
+                    break
+                freed += await _release(connection, [row["id"] for row in rows])
+        async with self._database.writing() as connection:
+            await connection.execute(_SQL["release_deliveries"], worker_id)
+            await connection.execute(_SQL["forget_worker"], worker_id)
+        return freed
+
+    async def release(self, message_ids: list[UUID]) -> int:
+        """Free messages that their living worker has lost sight of."""
+        async with self._database.writing() as connection, connection.transaction():
+            await lock_messages(connection, message_ids)
+            return await _release(connection, message_ids)
+
+    async def without_receipt(self) -> list[UUID]:
+        """Sent messages that nothing was heard of by their deadline."""
+        return [row["id"] for row in await self._database.fetch(_SQL["without_receipt"])]
+
+    async def forget_keys(self) -> None:
+        """Drop idempotency keys that have expired."""
+        await self._database.execute(_SQL["forget_keys"])
+
+    async def lane_depths(self) -> dict[str, tuple[int, float]]:
+        """For each lane: how many messages are due (counted up to 10,000) and for how long the oldest has been."""
+        rows = await self._database.fetch(_SQL["lane_depths"], _DEPTH_CAP)
+        return {row["traffic"]: (row["depth"], row["oldest_s"]) for row in rows}
+
+
+async def _release(connection: Connection, message_ids: list[UUID]) -> int:
+    await connection.execute(_SQL["close_abandoned"], message_ids)
+    return len(await connection.fetch(_SQL["release_abandoned"], message_ids))

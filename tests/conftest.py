@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.postgres import postgres_for_tests
+
+
+@pytest.fixture(scope="session")
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The DSN of the session's PostgreSQL, as its superuser."""
+    async with postgres_for_tests(tmp_path_factory.mktemp("postgres")) as dsn:
+        yield dsn

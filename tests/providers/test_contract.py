@@ -1,0 +1,109 @@
+"""What every adapter must do with a send, whoever the provider is. How its provider answers stands in `cases/`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+import httpx
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.domain.outcome import Accepted, Outcome, Refused, Unknown
+from tests.providers.contract import CASES, SUBMISSION, adapter_of, bodies, each_case, each_of
+
+TEXTS = {
+    "GSM-7": "Your code is 481902.",
+    "GSM-7 with the extension table and line breaks": "{[~\\^|€]}\r\n@£$¥ \u00a0ÄÖÑÜ§",
+    "two segments of GSM-7": "a" * 161,
+    "UCS-2": "Привет, 你好 \u202e\u0301",
+    "UCS-2 outside the basic plane": "👩‍👩‍👧 🏴󠁧󠁢󠁳󠁣󠁴󠁿",
+    "ten segments of UCS-2": "й" * 670,
+    "what JSON and forms escape": "\"'<&=+%00?#\\u0041/ \t",
+}
+
+
+@each_case
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_the_text_goes_out_byte_exact(name: str, text: str) -> None:
+    request = adapter_of(name).send_request(replace(SUBMISSION, text=text))
+    assert CASES[name].read(request).text == text
+
+
+@each_case
+def test_every_field_that_the_provider_can_take_reaches_it(name: str) -> None:
+    adapter, sent = adapter_of(name), SUBMISSION
+    can, wire = adapter.capabilities, CASES[name].read(adapter.send_request(sent))
+    assert (wire.to, wire.sender, wire.credential) == ((sent.to,), sent.sender, CASES[name].account.api_key)
+    assert wire.validity_s == (sent.validity_s if can.validity_period else None)
+    assert wire.callback_url == (sent.callback_url if can.callback_per_message else None)
+    assert wire.idempotency_key == (sent.idempotency_key if can.idempotency_key else None)
+
+
+@each_case
+def test_without_a_callback_url_none_is_sent(name: str) -> None:
+    request = adapter_of(name).send_request(replace(SUBMISSION, callback_url=None))
+    assert CASES[name].read(request).callback_url is None
+
+
+@each_of("answers")
+def test_an_answer_has_its_outcome(name: str, key: str) -> None:
+    response, expected = CASES[name].answers[key]
+    assert adapter_of(name).send_outcome(response) == expected
+
+
+@each_of("codes")
+def test_a_code_has_its_outcome(name: str, key: str) -> None:
+    case = CASES[name]
+    assert adapter_of(name).send_outcome(case.code_answer(key)) == case.codes[key]
+
+
+@each_case
+def test_the_case_pins_every_code_of_the_adapter(name: str) -> None:
+    assert set(CASES[name].codes) == CASES[name].table
+
+
+@each_case
+def test_the_case_shows_every_outcome(name: str) -> None:
+    assert {type(outcome) for _, outcome in CASES[name].answers.values()} == set(get_args(Outcome))
+
+
+@each_case
+def test_an_unknown_code_neither_counts_as_sent_nor_ends_the_message(name: str) -> None:
+    case = CASES[name]
+    assert isinstance(adapter_of(name).send_outcome(case.code_answer(case.unknown_code)), Refused | Unknown)
+
+
+@each_of("without_id")
+def test_a_2xx_without_an_id_is_unknown(name: str, key: str) -> None:
+    response = CASES[name].without_id[key]
+    assert response.is_success
+    assert isinstance(adapter_of(name).send_outcome(response), Unknown)
+
+
+STATUSES = st.integers(100, 999)
+HEADERS = st.dictionaries(
+    st.sampled_from(["Retry-After", "Content-Type", "Location"]),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126)),
+)
+
+
+@each_case
+@given(data=st.data())
+@settings(deadline=None)
+def test_no_answer_makes_an_adapter_raise_and_none_without_an_id_is_accepted(name: str, data: st.DataObject) -> None:
+    adapter, body = adapter_of(name), data.draw(bodies(CASES[name]))
+    response = httpx.Response(data.draw(STATUSES), content=body, headers=data.draw(HEADERS))
+    outcomes = [
+        adapter.send_outcome(response),
+        *adapter.bulk_outcomes([SUBMISSION, replace(SUBMISSION, to="+447700900199")], response),
+    ]
+    assert len(outcomes) == 3
+    for outcome in outcomes:
+        assert isinstance(outcome, Outcome)
+        if isinstance(outcome, Accepted):
+            assert response.is_success
+            assert outcome.provider_message_id
+            assert orjson.dumps(outcome.provider_message_id) in body
