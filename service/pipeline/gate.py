@@ -21,7 +21,7 @@ _RESERVE_AHEAD_S = 0.1
 _STATE_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 
-class Busy(Exception):  # noqa: N818 - not an error: a turn that comes later
+class Busy(Exception):
     """No call now; try again in `retry_in_s`. `down`: the provider does not work, rather than being busy."""
 
     def __init__(self, retry_in_s: float, *, down: bool = False) -> None:

@@ -43,7 +43,7 @@ class Batcher(Generic[Item, Answer]):
         self._max_waiting = max_waiting
         self._max_flights = flights
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
-        self._flights: set[asyncio.Task[None]] = set()
+        self._flights: set[asyncio.Task[None] | None] = set()
 
     async def submit(self, item: Item) -> Answer:
         """Store `item` with whatever else is waiting and return its answer.
@@ -58,18 +58,21 @@ class Batcher(Generic[Item, Answer]):
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
         if len(self._flights) < self._max_flights:
-            flight = asyncio.create_task(self._drain())
-            self._flights.add(flight)
-            flight.add_done_callback(self._flights.discard)
+            self._flights.add(asyncio.create_task(self._drain()))
         return await answer
 
     async def _drain(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
-            if self._lock_key is not None:
-                key = self._lock_key
-                batch.sort(key=lambda entry: key(entry[0]))
-            await self._store(batch)
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
+                if self._lock_key is not None:
+                    key = self._lock_key
+                    batch.sort(key=lambda entry: key(entry[0]))
+                await self._store(batch)
+        finally:
+            # Here and not in a done callback: that runs after the callers just answered, whose next items would then
+            # find a flight that no longer looks.
+            self._flights.discard(asyncio.current_task())
 
     async def _store(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 from asyncpg import exceptions as pg
@@ -13,7 +13,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import CommitUnknown, ConfigurationError, GatewayError, StoreError, StoreOverloaded, Unstorable
 
-Connection = PoolConnectionProxy[asyncpg.Record]
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 OLDEST_VERSION = 160000
 ACQUIRE_TIMEOUT_S = 5.0
