@@ -103,21 +103,24 @@ class Api:
         if kept:
             if kept.fingerprint != fingerprint:
                 raise Problem(422, "idempotency_key_reused", "Give another body a key of its own.")
-            return self._answer(request, kept.text, replayed=True)
+            if self._faults.hit(Fault.DROP_AFTER_ACCEPT):
+                return _cut(request)
+            self._receipts.begin(self._ledger.waiting(kept))
+            return self._answer(kept.text, replayed=True)
 
         early = self._faults.hit(Fault.EARLY_RECEIPT)
         accepted = accept(body, key, early)
         text = orjson.dumps(accepted.answer, option=orjson.OPT_UTC_Z).decode()
         self._ledger.accept(accepted.sends, Answer(request.path, key, fingerprint, text) if key else None)
+        if self._faults.hit(Fault.DROP_AFTER_ACCEPT):
+            return _cut(request)
         receipts = self._receipts.begin(accepted.sends)
         if early and receipts:
             await asyncio.wait(receipts, timeout=_EARLY_RECEIPT_WITHIN_S)
-        return self._answer(request, text)
+        return self._answer(text)
 
-    def _answer(self, request: web.Request, text: str, *, replayed: bool = False) -> web.Response:
+    def _answer(self, text: str, *, replayed: bool = False) -> web.Response:
         """The 200, or what the fault makes of it."""
-        if self._faults.hit(Fault.DROP_AFTER_ACCEPT):
-            return _cut(request)
         if self._faults.hit(Fault.GARBAGE):
             text = text[: len(text) // 2]
         headers = {"Idempotency-Replayed": "true"} if replayed else None

@@ -22,7 +22,8 @@ class Fault(StrEnum):
     ERROR = "error"
     """500; nothing is accepted."""
     DROP_AFTER_ACCEPT = "drop_after_accept"
-    """Accepted, then the connection is cut without an answer."""
+    """Accepted, then the connection is cut without an answer. The receipt waits until a repeat with the same key is
+    answered, so that nothing but the repeat can tell what became of the send."""
     GARBAGE = "garbage"
     """Accepted, then a 200 that cannot be parsed."""
     DUPLICATE_RECEIPT = "duplicate_receipt"

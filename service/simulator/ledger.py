@@ -112,6 +112,12 @@ class Ledger:
         """The answer kept for a key, or None when the key is new."""
         return self._answers.get((endpoint, key))
 
+    def waiting(self, answer: Answer) -> list[Send]:
+        """The sends of an answer whose receipts are still to go."""
+        content = orjson.loads(answer.text)
+        ids = [content.get("message_id"), *(result.get("message_id") for result in content.get("results", ()))]
+        return [self.pending[message_id] for message_id in ids if message_id in self.pending]
+
     def _write(self, line: _Line) -> None:
         self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         self._file.flush()

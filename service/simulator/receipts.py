@@ -29,22 +29,24 @@ class Receipts:
         self._ledger = ledger
         self._signer = Webhook(webhook_secret)
         self._backoff_s = backoff_s
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         # The timeouts leave out the wait for a free connection: a burst of receipts is no failure of its target.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_ACKNOWLEDGED_WITHIN_S)
         self._http = aiohttp.ClientSession(timeout=timeout)
 
     def begin(self, sends: Iterable[Send]) -> list[asyncio.Task[None]]:
-        """Start the receipts of these sends, each at its time; those that have none are passed over."""
-        tasks = [asyncio.create_task(self._deliver(send)) for send in sends if send.receipt]
-        for task in tasks:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return tasks
+        """Start the receipts of these sends, each at its time; those without one, or under way, are passed over."""
+        started = {
+            send.message_id: asyncio.create_task(self._deliver(send))
+            for send in sends
+            if send.receipt and send.message_id not in self._tasks
+        }
+        self._tasks |= started
+        return list(started.values())
 
     async def close(self) -> None:
         """Stop. What is not acknowledged stays in the ledger, for the next start."""
-        tasks = list(self._tasks)
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -53,11 +55,14 @@ class Receipts:
     async def _deliver(self, send: Send) -> None:
         plan = send.receipt
         assert plan is not None  # noqa: S101 - `begin` passes over the others
-        await asyncio.sleep((plan.due_at - datetime.now(UTC)).total_seconds())
-        body = _receipt(send)
-        for _ in range(plan.copies):
-            await self._post_until_acknowledged(plan.url, send.message_id, body)
-        self._ledger.receipt_done(send.message_id)
+        try:
+            await asyncio.sleep((plan.due_at - datetime.now(UTC)).total_seconds())
+            body = _receipt(send)
+            for _ in range(plan.copies):
+                await self._post_until_acknowledged(plan.url, send.message_id, body)
+            self._ledger.receipt_done(send.message_id)
+        finally:
+            del self._tasks[send.message_id]
 
     async def _post_until_acknowledged(self, url: str, message_id: str, body: bytes) -> None:
         for wait_s in self._backoff_s:

@@ -133,6 +133,23 @@ async def test_drop_after_accept_cuts_the_answer_of_a_send_that_counts_once(clie
     assert answer.headers["Idempotency-Replayed"] == "true"
 
 
+async def test_the_receipt_of_a_dropped_send_waits_until_a_repeat_is_answered(
+    client: Client, listener: Listener
+) -> None:
+    await client.fault("drop_after_accept")
+    for key in ("k", "k"):
+        with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
+            await client.send(key=key, callback_url=listener.url)
+    await client.fault("none")
+    await client.send(callback_url=listener.url, reference="another")
+    (other,) = await listener.wait_for(1)
+    assert other.json()["reference"] == "another"
+
+    repeated = await client.send(key="k", callback_url=listener.url)
+    receipts = await listener.wait_for(2)
+    assert receipts[-1].json()["message_id"] == repeated.json()["message_id"]
+
+
 async def test_garbage_is_a_200_that_cannot_be_parsed_of_a_send_that_counts(client: Client) -> None:
     await client.fault("garbage")
     answer = await client.send()

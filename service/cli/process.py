@@ -1,0 +1,117 @@
+"""The life of a long-running process: signals, its port, its HTTP server."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+
+import typer
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.loops.auto import auto_loop_factory
+
+from service.errors import ConfigurationError
+
+_KEEP_ALIVE_S = 75  # longer than the idle timeout of common load balancers, so that they close first
+
+
+def run(running: AbstractAsyncContextManager[object]) -> None:
+    """Enter `running`, stay in it until SIGINT or SIGTERM, and leave it: that is when everything drains and stops.
+
+    A signal also ends the entering. Each further signal cuts short whatever the leaving waits for.
+
+    Raises:
+        typer.Exit: with code 1, when a part of `running` cancelled it because it cannot go on.
+    """
+    signals: list[int] = []
+
+    async def stay() -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is one
+
+        def stop(number: int) -> None:
+            signals.append(number)
+            task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+        async with running:
+            await asyncio.Event().wait()
+
+    try:
+        with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+            runner.run(stay())
+    except asyncio.CancelledError as error:
+        if not signals:
+            typer.echo(f"Stopped: {error}. The log says more.", err=True)
+            raise typer.Exit(1) from error
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that takes connections at once, so that a port in use is known before anything else is started.
+
+    Raises:
+        ConfigurationError: the port is in use, or the address is not one of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError) as error:
+        raise _cannot_listen(host, port, error) from error
+    with listener:
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(2048)
+        except (OSError, OverflowError) as error:
+            raise _cannot_listen(host, port, error) from error
+        yield listener
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> ConfigurationError:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return ConfigurationError(f"Port {port} of {host} is in use: stop what uses it, or set SMS_GATEWAY_PORT.")
+    return ConfigurationError(f"Cannot listen on {host}, port {port} ({error}): set SMS_GATEWAY_HOST, SMS_GATEWAY_PORT.")
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to `run`."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def answering(app: FastAPI, listener: socket.socket, drain_s: float) -> AsyncIterator[None]:
+    """Serve `app` on `listener`. At the end no connection is taken any more, and requests get `drain_s` to finish."""
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=round(drain_s),
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def reachable(host: str) -> str:
+    """`host` as it stands in a URL. For a server that listens on every address: loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only compared
+    return f"[{host}]" if ":" in host else host

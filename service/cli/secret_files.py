@@ -1,0 +1,71 @@
+"""Secrets that the command line makes, keeps in files that only their owner reads, and checks."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from service.errors import ConfigurationError
+
+_PREFIX = "whsec_"
+
+
+def new_api_key() -> str:
+    """An API key: 256 random bits."""
+    return f"sk_{secrets.token_urlsafe(32)}"
+
+
+def new_webhook_secret() -> str:
+    """A signing secret as Standard Webhooks writes it: 256 random bits."""
+    return _PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def new_secret_key() -> str:
+    """A value for SMS_GATEWAY_SECRET_KEY."""
+    return secrets.token_hex(32)
+
+
+def kept(path: Path, make: Callable[[], str]) -> str:
+    """The secret in the file at `path`. Where there is none, a new one is made and kept there (mode 0600)."""
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_name(path.name + ".new")
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(make() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(path)
+    return path.read_text().strip()
+
+
+def checked_api_key(name: str, api_key: str) -> str:
+    """`api_key`, which was given as `name`.
+
+    Raises:
+        ConfigurationError: it could not stand in an `Authorization` header.
+    """
+    if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+        raise ConfigurationError(f"{name} must consist of visible ASCII characters without spaces.")
+    return api_key
+
+
+def checked_webhook_secret(name: str, secret: str) -> str:
+    """`secret`, which was given as `name`.
+
+    Raises:
+        ConfigurationError: it is not a Standard Webhooks secret.
+    """
+    try:
+        usable = secret.startswith(_PREFIX) and base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        usable = False
+    if not usable:
+        raise ConfigurationError(
+            f"{name} must be `{_PREFIX}` followed by base64, e.g. {_PREFIX}$(openssl rand -base64 32)."
+        )
+    return secret
