@@ -29,12 +29,28 @@ async def with_database(environment: Environment) -> AsyncIterator[Environment]:
     """`environment` with a database: the given one, else the embedded PostgreSQL while the body runs.
 
     Raises:
-        ConfigurationError: the embedded PostgreSQL cannot run.
+        ConfigurationError: the embedded PostgreSQL cannot run, or a living gateway uses it.
     """
     if environment.database_url is not None:
         yield environment
         return
     async with EmbeddedPostgres(environment.data_dir) as dsn:
+        yield with_secret_key(replace(environment, database_url=dsn))
+
+
+@asynccontextmanager
+async def with_any_database(environment: Environment) -> AsyncIterator[Environment]:
+    """As `with_database`, but where a living gateway runs the embedded PostgreSQL, that one is joined."""
+    if environment.database_url is not None:
+        await require_newest(environment.database_url)
+        yield environment
+        return
+    running = EmbeddedPostgres(environment.data_dir).running()
+    if running is not None:
+        yield with_secret_key(replace(environment, database_url=running))
+        return
+    async with EmbeddedPostgres(environment.data_dir) as dsn:
+        await bring_up_to_date(dsn)
         yield with_secret_key(replace(environment, database_url=dsn))
 
 

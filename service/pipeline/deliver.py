@@ -78,7 +78,7 @@ class Deliver:
             settlement = await self._decide(message, time.monotonic())
             status = await self._runtime.queue.settle(settlement)
         except LeaseLost:
-            log.warning("lost the lease of a message", extra={"message_id": str(message.id)})
+            log.info("a message is no longer this worker's", extra={"message_id": str(message.id)})
         except StoreError as error:
             # Recovery finds it: as a stray of this worker, or when the lease has run out.
             log.warning("store error in delivery", extra={"message_id": str(message.id), "error": str(error)})

@@ -25,8 +25,10 @@ class Lease:
         self.worker_id: UUID = new_id()
 
     async def begin(self) -> None:
-        """Take the lease; the worker may claim from now on."""
-        await self._queue.renew(self.worker_id, timedelta(seconds=self._lease_s))
+        """Take a lease under a new id; the worker may claim from now on."""
+        worker_id = new_id()
+        await self._queue.enlist(worker_id, timedelta(seconds=self._lease_s))
+        self.worker_id = worker_id
 
     async def keep(self) -> None:
         """Renew until cancelled."""
@@ -35,7 +37,6 @@ class Lease:
             try:
                 if not await self._queue.renew(self.worker_id, timedelta(seconds=self._lease_s)):
                     log.warning("the lease ran out; going on under a new worker id")
-                    self.worker_id = new_id()
                     await self.begin()
             except StoreError as error:
                 log.warning("the lease could not be renewed", extra={"error": str(error)})

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from datetime import UTC, datetime
 from functools import partial
+from uuid import UUID
 
 import httpx
 import orjson
@@ -45,7 +46,7 @@ class Notify:
         self._settings = runtime.config.webhooks
         self._lease = lease
         self._wake = runtime.hints.webhooks
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[UUID, asyncio.Task[None]] = {}
         self._busy: Counter[str] = Counter()
 
     async def run(self) -> None:
@@ -63,7 +64,12 @@ class Notify:
     async def drain(self, timeout_s: float) -> None:
         """Wait for webhooks that are under way."""
         if self._under_way:
-            await asyncio.wait(self._under_way, timeout=timeout_s)
+            await asyncio.wait(self._under_way.values(), timeout=timeout_s)
+
+    @property
+    def under_way(self) -> list[UUID]:
+        """The webhooks that are worked on."""
+        return list(self._under_way)
 
     async def _claim(self, free: int) -> int:
         per_target = self._settings.per_target
@@ -77,15 +83,15 @@ class Notify:
         for delivery in deliveries:
             self._busy[delivery.target] += 1
             task = asyncio.create_task(self._deliver(delivery))
-            self._under_way.add(task)
-            task.add_done_callback(partial(self._done, delivery.target))
+            self._under_way[delivery.id] = task
+            task.add_done_callback(partial(self._done, delivery))
         return len(deliveries)
 
-    def _done(self, target: str, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
-        self._busy[target] -= 1
-        if self._busy[target] <= 0:
-            del self._busy[target]
+    def _done(self, delivery: Delivery, _: asyncio.Task[None]) -> None:
+        del self._under_way[delivery.id]
+        self._busy[delivery.target] -= 1
+        if self._busy[delivery.target] <= 0:
+            del self._busy[delivery.target]
         self._wake.set()
 
     async def _deliver(self, delivery: Delivery) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 from service.errors import StoreError
 from service.pipeline.deliver import Deliver
 from service.pipeline.lease import Lease
+from service.pipeline.notify import Notify
 from service.pipeline.receive import Receive
 from service.runtime import Runtime
 from service.storage.queue import Move, Settlement
@@ -25,7 +26,7 @@ _ORPHAN_AGE = timedelta(days=7)
 class Recover:
     """The rounds of one worker. Any number of workers may do them at once."""
 
-    def __init__(self, runtime: Runtime, lease: Lease, deliver: Deliver, receive: Receive) -> None:
+    def __init__(self, runtime: Runtime, lease: Lease, deliver: Deliver, receive: Receive, notify: Notify) -> None:
         self._runtime = runtime
         self._upkeep = runtime.upkeep
         self._queue = runtime.queue
@@ -33,6 +34,7 @@ class Recover:
         self._lease = lease
         self._deliver = deliver
         self._receive = receive
+        self._notify = notify
         self._suspects: set[UUID] = set()
         self._tidy_at_s = 0.0
 
@@ -68,15 +70,22 @@ class Recover:
                 log.warning("took over from a dead worker", extra={"worker": str(worker_id), "messages": freed})
 
     async def _free_strays(self) -> None:
-        """Free messages that this worker holds on paper only.
+        """Free what this worker holds on paper only.
 
         A claim can be committed before this process has heard of it, so only what was astray a round ago too counts.
         """
-        astray = set(await self._queue.strays(self._lease.worker_id, self._deliver.under_way))
-        if confirmed := list(astray & self._suspects - set(self._deliver.under_way)):
-            await self._upkeep.release(confirmed)
-            log.warning("freed messages that had been lost sight of", extra={"messages": len(confirmed)})
-        self._suspects = astray
+        worker_id = self._lease.worker_id
+        messages = await self._upkeep.stray_messages(worker_id, self._deliver.under_way)
+        deliveries = await self._upkeep.stray_deliveries(worker_id, self._notify.under_way)
+        lost_messages = list(messages & self._suspects - set(self._deliver.under_way))
+        lost_deliveries = list(deliveries & self._suspects - set(self._notify.under_way))
+        if lost_messages or lost_deliveries:
+            await self._upkeep.release(worker_id, lost_messages, lost_deliveries)
+            log.warning(
+                "freed what had been lost sight of",
+                extra={"messages": len(lost_messages), "webhooks": len(lost_deliveries)},
+            )
+        self._suspects = messages | deliveries
 
     async def _give_up_on_receipts(self) -> None:
         overdue = await self._upkeep.without_receipt()

@@ -28,7 +28,7 @@ async def working(runtime: Runtime) -> AsyncIterator[None]:
     lookup = Lookup(runtime)
     deliver = Deliver(runtime, lease, Screen(runtime, lookup), Submit(runtime))
     notify = Notify(runtime, lease)
-    recover = Recover(runtime, lease, deliver, Receive(runtime, lookup))
+    recover = Recover(runtime, lease, deliver, Receive(runtime, lookup), notify)
     await lease.begin()
     keeping = asyncio.create_task(lease.keep())
     loops = [asyncio.create_task(loop) for loop in (deliver.run(), notify.run(), recover.run())]

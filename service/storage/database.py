@@ -153,3 +153,11 @@ class Database:
         """Run one writing statement and return its tag."""
         async with self.writing() as connection:
             return await connection.execute(query, *arguments)
+
+    async def schema_version(self) -> str | None:
+        """The version that the schema has been migrated to; None where it never was."""
+        async with self.reading() as connection:
+            if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
+                return None
+            version: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
+            return version

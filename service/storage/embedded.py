@@ -119,6 +119,18 @@ class EmbeddedPostgres:
             self._ownership.release()
             self._ownership = None
 
+    def running(self) -> str | None:
+        """The DSN of the server that a living gateway runs on this folder; None where there is none."""
+        self._binaries()
+        import psutil  # noqa: PLC0415 - part of the extra
+
+        try:
+            lines = (self._server_dir / "postmaster.pid").read_text().splitlines()
+            password = (self._data_dir / "pg-password").read_text().strip()
+        except FileNotFoundError:
+            return None
+        return _dsn(password, int(lines[3])) if _is_ready(lines) and psutil.pid_exists(int(lines[0])) else None
+
     async def _start(self) -> str:
         binaries = self._binaries()
         ownership = self._ownership = self._claim()
@@ -131,8 +143,7 @@ class EmbeddedPostgres:
         environment = {"PG_GRANDPARENT_PID": str(stale_pid)} if stale_pid else {}
         port = await self._serve(binaries, environment, ownership)
         await self._create_database(port, password)
-        # Without sslmode, drivers ask for TLS first and look for certificates in the home folder.
-        return f"postgresql://postgres:{password}@127.0.0.1:{port}/{_DATABASE}?sslmode=disable"
+        return _dsn(password, port)
 
     def _binaries(self) -> Path:
         """The folder of PostgreSQL's programs. The package is found, never imported."""
@@ -268,7 +279,7 @@ class EmbeddedPostgres:
         while process.returncode is None:
             with suppress(FileNotFoundError):
                 lines = pidfile.read_text().splitlines()
-                if lines[:1] == [str(process.pid)] and lines[7:] and lines[7].strip() == "ready":
+                if lines[:1] == [str(process.pid)] and _is_ready(lines):
                     return True
             await asyncio.sleep(_POLL_S)
         return False
@@ -305,3 +316,13 @@ class EmbeddedPostgres:
             f"The embedded PostgreSQL {what}. Its log, {self._log_path}, ends with: {' | '.join(lines[-3:])!r}. "
             f"Correct that, {_ELSE}."
         )
+
+
+def _is_ready(pidfile: list[str]) -> bool:
+    """Whether the lines of `postmaster.pid` say that the server takes connections."""
+    return bool(pidfile[7:]) and pidfile[7].strip() == "ready"
+
+
+def _dsn(password: str, port: int) -> str:
+    # Without sslmode, drivers ask for TLS first and look for certificates in the home folder.
+    return f"postgresql://postgres:{password}@127.0.0.1:{port}/{_DATABASE}?sslmode=disable"

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
+from service.errors import StoreOverloaded
 from service.storage.batch import Batcher
 from service.storage.database import Connection, Database
 from service.storage.sql import queries
@@ -74,7 +75,7 @@ class MessageStore:
     def __init__(self, database: Database, *, keep_keys: timedelta) -> None:
         self._database = database
         self._keep_keys = keep_keys
-        self._inserts: Batcher[tuple[NewMessage, Key | None], datetime | Earlier] = Batcher(
+        self._inserts: Batcher[tuple[NewMessage, Key | None], datetime | Earlier | None] = Batcher(
             self._insert, lock_key=lambda item: (item[0].client_id.int, item[1].key if item[1] else ""), flights=2
         )
 
@@ -84,9 +85,12 @@ class MessageStore:
         Raises:
             StoreOverloaded | CommitUnknown | Unstorable: see `Batcher.submit`.
         """
-        return await self._inserts.submit((message, key))
+        stored = await self._inserts.submit((message, key))
+        if stored is None:
+            raise StoreOverloaded("the key expired at this very moment")
+        return stored
 
-    async def _insert(self, items: Sequence[tuple[NewMessage, Key | None]]) -> list[datetime | Earlier]:
+    async def _insert(self, items: Sequence[tuple[NewMessage, Key | None]]) -> list[datetime | Earlier | None]:
         first: dict[tuple[UUID, str], UUID] = {}
         leading = []
         for message, key in items:
@@ -98,15 +102,12 @@ class MessageStore:
             created = {row["id"]: row["created_at"] for row in rows}
             lost = [key for message, key in items if message.id not in created and key is not None]
             earlier = await _find_keys(connection, lost) if lost else {}
-        return [
-            created[message.id] if message.id in created else earlier[key.key, key.client_id]  # type: ignore[union-attr]
-            for message, key in items
-        ]
+        return [created.get(message.id) or earlier.get(_name(key)) for message, key in items]
 
     async def earlier(self, key: Key) -> Earlier | None:
         """What a key answered, if it is alive."""
         async with self._database.reading() as connection:
-            return (await _find_keys(connection, [key])).get((key.key, key.client_id))
+            return (await _find_keys(connection, [key])).get(_name(key))
 
     async def add_batch(self, batch: Batch, messages: Sequence[NewMessage], key: Key | None) -> Earlier | None:
         """Commit a bulk, all or nothing; returns what its key answered earlier, if it did."""
@@ -116,7 +117,7 @@ class MessageStore:
                     _SQL["claim_key"], key.client_id, key.endpoint, key.key, key.body_hmac, batch.id, self._keep_keys
                 )
                 if taken is None:
-                    return (await _find_keys(connection, [key]))[key.key, key.client_id]
+                    return (await _find_keys(connection, [key]))[_name(key)]
             await connection.execute(
                 _SQL["insert_batch"], batch.id, batch.client_id, len(messages), batch.rejected, batch.answer
             )
@@ -152,6 +153,10 @@ class MessageStore:
         return attempts, receipts
 
 
+def _name(key: Key | None) -> tuple[str, UUID] | None:
+    return None if key is None else (key.key, key.client_id)
+
+
 def _insert_arguments(items: Sequence[tuple[NewMessage, Key | None]]) -> list[list[Any]]:
     rows = [
         (
@@ -172,7 +177,7 @@ def _row(message: NewMessage, batch_id: UUID, now: datetime) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-async def _find_keys(connection: Connection, keys: Sequence[Key]) -> dict[tuple[str, UUID], Earlier]:
+async def _find_keys(connection: Connection, keys: Sequence[Key]) -> dict[tuple[str, UUID] | None, Earlier]:
     rows = await connection.fetch(
         _SQL["find_keys"], [k.client_id for k in keys], [k.endpoint for k in keys], [k.key for k in keys]
     )

@@ -17,7 +17,6 @@ from service.storage.database import Connection, Database
 from service.storage.sql import queries
 
 _SQL = queries("deliver")
-_RECOVER = queries("recover")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,18 +156,18 @@ class MessageQueue:
         moved = {row["id"]: row["status"] for row in rows}
         return [moved.get(item.message_id) for item in items]
 
+    async def enlist(self, worker_id: UUID, lease: timedelta) -> None:
+        """Begin the lease of a new worker."""
+        await self._database.execute(_SQL["begin_worker"], worker_id, lease)
+
     async def renew(self, worker_id: UUID, lease: timedelta) -> bool:
-        """Begin or renew a worker's lease; False once it has run out: the worker needs a new id."""
+        """Renew a worker's lease; False once it has run out: the worker needs a new id."""
         async with self._database.writing() as connection:
             return await connection.fetchval(_SQL["renew_worker"], worker_id, lease) is not None
 
     async def retire(self, worker_id: UUID) -> None:
         """End a worker's lease at once."""
         await self._database.execute(_SQL["retire_worker"], worker_id)
-
-    async def strays(self, worker_id: UUID, working_on: list[UUID]) -> list[UUID]:
-        """Messages that are the worker's on paper only."""
-        return [row["id"] for row in await self._database.fetch(_RECOVER["strays"], worker_id, working_on)]
 
 
 async def lock_messages(connection: Connection, message_ids: list[UUID]) -> None:

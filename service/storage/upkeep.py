@@ -31,17 +31,26 @@ class Upkeep:
                 rows = await connection.fetch(_SQL["lock_abandoned"], worker_id, _AT_ONCE)
                 if not rows:
                     break
-                freed += await _release(connection, [row["id"] for row in rows])
+                freed += await _release(connection, worker_id, [row["id"] for row in rows])
         async with self._database.writing() as connection:
-            await connection.execute(_SQL["release_deliveries"], worker_id)
+            await connection.execute(_SQL["release_deliveries"], worker_id, None)
             await connection.execute(_SQL["forget_worker"], worker_id)
         return freed
 
-    async def release(self, message_ids: list[UUID]) -> int:
-        """Free messages that their living worker has lost sight of."""
+    async def stray_messages(self, worker_id: UUID, working_on: list[UUID]) -> set[UUID]:
+        """Messages that are the worker's on paper only."""
+        return {row["id"] for row in await self._database.fetch(_SQL["strays"], worker_id, working_on)}
+
+    async def stray_deliveries(self, worker_id: UUID, working_on: list[UUID]) -> set[UUID]:
+        """Webhooks that are the worker's on paper only."""
+        return {row["id"] for row in await self._database.fetch(_SQL["stray_deliveries"], worker_id, working_on)}
+
+    async def release(self, worker_id: UUID, message_ids: list[UUID], delivery_ids: list[UUID]) -> None:
+        """Free messages and webhooks that their living worker has lost sight of."""
         async with self._database.writing() as connection, connection.transaction():
             await lock_messages(connection, message_ids)
-            return await _release(connection, message_ids)
+            await _release(connection, worker_id, message_ids)
+            await connection.execute(_SQL["release_deliveries"], worker_id, delivery_ids)
 
     async def without_receipt(self) -> list[UUID]:
         """Sent messages that nothing was heard of by their deadline."""
@@ -57,6 +66,6 @@ class Upkeep:
         return {row["traffic"]: (row["depth"], row["oldest_s"]) for row in rows}
 
 
-async def _release(connection: Connection, message_ids: list[UUID]) -> int:
-    await connection.execute(_SQL["close_abandoned"], message_ids)
-    return len(await connection.fetch(_SQL["release_abandoned"], message_ids))
+async def _release(connection: Connection, worker_id: UUID, message_ids: list[UUID]) -> int:
+    await connection.execute(_SQL["close_abandoned"], message_ids, worker_id)
+    return len(await connection.fetch(_SQL["release_abandoned"], message_ids, worker_id))

@@ -149,12 +149,12 @@ WITH input AS (
 )
 SELECT id, status, reason, traffic FROM moved
 
+-- name: begin_worker
+INSERT INTO workers (id, expires_at) VALUES ($1, now() + $2::interval)
+
 -- name: renew_worker
--- Begins or renews a worker's lease; returns nothing once it has run out.
-INSERT INTO workers AS w (id, expires_at)
-VALUES ($1, now() + $2::interval)
-ON CONFLICT (id) DO UPDATE SET expires_at = EXCLUDED.expires_at WHERE w.expires_at > now()
-RETURNING id
+-- Returns nothing once the lease has run out. Never brings a forgotten worker back: its messages are others' by now.
+UPDATE workers SET expires_at = now() + $2::interval WHERE id = $1 AND expires_at > now() RETURNING id
 
 -- name: retire_worker
 -- A worker that stops of itself: what it still holds is free at once.

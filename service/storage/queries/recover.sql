@@ -8,18 +8,19 @@ SELECT id FROM messages WHERE worker_id = $1 ORDER BY id LIMIT $2 FOR NO KEY UPD
 -- name: close_abandoned
 -- A call that was on its way when its worker died may have been accepted.
 UPDATE attempts SET outcome = 'unknown', reason = 'worker_died', ended_at = now()
-WHERE message_id = ANY ($1) AND outcome IS NULL
+WHERE outcome IS NULL
+  AND message_id IN (SELECT id FROM messages WHERE id = ANY ($1) AND worker_id = $2 AND status = 'sending')
 
 -- name: release_abandoned
 UPDATE messages AS m
 SET worker_id = NULL, due_at = now(),
     status = CASE WHEN EXISTS (SELECT FROM attempts AS a WHERE a.message_id = m.id AND a.open) THEN 'sending'
                   ELSE 'queued' END
-WHERE m.id = ANY ($1) AND m.status = 'sending'
+WHERE m.id = ANY ($1) AND m.worker_id = $2 AND m.status = 'sending'
 RETURNING m.id
 
 -- name: release_deliveries
-UPDATE webhook_deliveries SET worker_id = NULL, due_at = now() WHERE worker_id = $1
+UPDATE webhook_deliveries SET worker_id = NULL, due_at = now() WHERE worker_id = $1 AND ($2::uuid[] IS NULL OR id = ANY ($2))
 
 -- name: forget_worker
 DELETE FROM workers WHERE id = $1 AND expires_at <= now()
@@ -30,6 +31,9 @@ DELETE FROM workers WHERE id = $1 AND expires_at <= now()
 -- Messages that a living worker holds on paper but has lost sight of (a store error cut their way short).
 -- $1 worker, $2 what it is working on.
 SELECT id FROM messages WHERE worker_id = $1 AND id <> ALL ($2::uuid[]) LIMIT 500
+
+-- name: stray_deliveries
+SELECT id FROM webhook_deliveries WHERE worker_id = $1 AND id <> ALL ($2::uuid[]) LIMIT 500
 
 -- name: without_receipt
 SELECT id FROM messages WHERE status = 'sent' AND due_at <= now() ORDER BY due_at LIMIT 500

@@ -1,0 +1,30 @@
+"""The key check of the handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+
+from service.api.context import api_of
+from service.storage.clients import Principal
+
+
+async def authorize(request: Request, scope: str) -> Principal:
+    """The caller, if the key has the scope.
+
+    Raises:
+        Problem | StoreOverloaded: see `Directory.authorize`.
+    """
+    principal = await api_of(request).directory.authorize(request.headers.get("authorization"), scope)
+    request.scope["client_name"] = principal.client
+    return principal
+
+
+def allowed(scope: str) -> Callable[[Request], Awaitable[Principal]]:
+    """The same as a dependency, so that it comes before the check of a query."""
+
+    async def dependency(request: Request) -> Principal:
+        return await authorize(request, scope)
+
+    return dependency

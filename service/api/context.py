@@ -1,0 +1,37 @@
+"""What the handlers work with."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import cast
+
+from starlette.requests import Request
+
+from service.api.auth import Directory
+from service.api.draft import Drafter
+from service.pipeline.accept import Accept
+from service.pipeline.lookup import Lookup
+from service.pipeline.receive import Receive
+from service.runtime import Runtime
+
+_BULKS_AT_ONCE = 4  # so that bulks never take every connection from the OTPs
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """Made once by `create_app`. `schema_version` is the one that this code is written for."""
+
+    runtime: Runtime
+    directory: Directory
+    drafter: Drafter
+    accept: Accept
+    lookup: Lookup
+    receive: Receive
+    schema_version: str
+    bulk_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_BULKS_AT_ONCE))
+
+
+def api_of(request: Request) -> Api:
+    """The `Api` of the application that serves this request."""
+    return cast("Api", request.app.state.api)

@@ -1,0 +1,207 @@
+"""From the fields of a request to messages that may be stored. Every check of a send and of a bulk is here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from service.api.models import BulkRequest, MessageFields, SendRequest
+from service.api.problems import invalid
+from service.domain import msisdn
+from service.domain.ids import new_id
+from service.domain.message import DEFAULT_VALIDITY
+from service.domain.segments import Measure, measure
+from service.errors import FieldError, Problem, TargetRefused
+from service.http import TargetPolicy
+from service.settings import GatewayConfig
+from service.storage.clients import Principal
+from service.storage.messages import NewMessage
+
+MAX_AHEAD: Final = timedelta(days=35)
+
+# No segment holds more: a text longer than that many for each segment need not be measured.
+_MAX_CHARACTERS: Final = 160
+_CHUNK: Final = 500
+
+_NUMBER_RULES: Final = {
+    msisdn.MISSING_PLUS: "Write the number in E.164, beginning with `+` and the country code.",
+    msisdn.BAD_CHARACTERS: "Write the number in E.164: only digits after the `+`.",
+    msisdn.UNKNOWN_COUNTRY_CODE: "There is no such country code. Correct the number.",
+    msisdn.TOO_SHORT: "The number is too short for its country. Correct it.",
+    msisdn.TOO_LONG: "The number is too long for its country. Correct it.",
+}
+_NOT_TEXT: Final = FieldError("", "invalid_number", "Give the number as a string in E.164.")
+_COUNTRY: Final = FieldError("", "country_forbidden", "This client may not send to the number's country.")
+_DUPLICATE: Final = FieldError("", "duplicate_recipient", "This number is in the list already, and is sent to once.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """Everything of a message but its recipient."""
+
+    client_id: UUID
+    sender: str
+    text: str
+    traffic: str
+    size: Measure
+    reference: str | None
+    callback_url: str | None
+    send_at: datetime | None
+    validity_s: float
+
+    def to(self, number: str, country: str) -> NewMessage:
+        return NewMessage(
+            id=new_id(),
+            client_id=self.client_id,
+            to=number,
+            sender=self.sender,
+            text=self.text,
+            traffic=self.traffic,
+            country=country,
+            encoding=self.size.encoding,
+            segments=self.size.segments,
+            reference=self.reference,
+            callback_url=self.callback_url,
+            send_at=self.send_at,
+            validity_s=self.validity_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BulkDraft:
+    """A bulk: its messages, and what each recipient is told, in the order of the request."""
+
+    messages: list[NewMessage]
+    results: list[NewMessage | tuple[str | None, FieldError]]
+
+
+class Drafter:
+    """Applies the rules of `gateway.yaml` and of the key."""
+
+    def __init__(self, config: GatewayConfig, webhook_policy: TargetPolicy) -> None:
+        self._senders = config.senders
+        self._limits = config.limits
+        self._webhook_policy = webhook_policy
+
+    def message(self, body: SendRequest, principal: Principal, now: datetime) -> NewMessage:
+        """The message of a send.
+
+        Raises:
+            Problem: 422 with every bad field, 403 for what this client may not do.
+        """
+        size = self._measure(body.message)
+        number_error = check_number(body.to)
+        errors = list(self._errors(body, size, now))
+        if number_error:
+            errors.insert(0, FieldError("to", number_error.code, number_error.detail))
+        if errors:
+            raise invalid(errors)
+        content = self._content(body, size, principal, now)
+        country = msisdn.country(body.to)
+        if principal.countries is not None and country not in principal.countries:
+            raise Problem(403, _COUNTRY.code, _COUNTRY.detail)
+        return content.to(body.to, country)
+
+    async def bulk(self, body: BulkRequest, principal: Principal, now: datetime) -> BulkDraft:
+        """The messages of a bulk, made in pieces so that other requests go on meanwhile.
+
+        Raises:
+            Problem: 422 for bad fields or when no recipient is good, 403 for what this client may not do.
+        """
+        size = self._measure(body.message)
+        errors = list(self._errors(body, size, now))
+        if len(body.recipients) > self._limits.max_recipients:
+            detail = f"Give at most {self._limits.max_recipients} recipients; split the bulk."
+            errors.append(FieldError("recipients", "too_many_recipients", detail))
+        if errors:
+            raise invalid(errors)
+        content = self._content(body, size, principal, now)
+        draft, seen = BulkDraft([], []), set[str]()
+        for start in range(0, len(body.recipients), _CHUNK):
+            for number in body.recipients[start : start + _CHUNK]:
+                _add(draft, content, number, principal, seen)
+            await asyncio.sleep(0)
+        if not draft.messages:
+            raise _none_valid(draft)
+        return draft
+
+    def _measure(self, text: str) -> Measure:
+        return measure(text[: self._limits.max_segments * _MAX_CHARACTERS + 1])
+
+    def _errors(self, body: MessageFields, size: Measure, now: datetime) -> Iterator[FieldError]:
+        sender = self._senders.get(body.sender)
+        if sender is None:
+            yield FieldError("from", "unknown_sender", "Use a sender ID that gateway.yaml lists under `senders`.")
+        elif body.traffic not in {None, sender.traffic}:
+            detail = "The sender is registered for another class of traffic. Leave `traffic` out or change the sender."
+            yield FieldError("traffic", "traffic_mismatch", detail)
+        if not body.message:
+            yield FieldError("message", "empty_message", "Give the message a text.")
+        if size.segments > self._limits.max_segments:
+            detail = f"Shorten the message to {self._limits.max_segments} segments."
+            yield FieldError("message", "message_too_long", detail)
+        if body.callback_url is not None:
+            try:
+                self._webhook_policy.check_url(body.callback_url)
+            except TargetRefused as refused:
+                yield FieldError("callback_url", "callback_url_refused", f"Use another URL: {refused}.")
+        if body.send_at is not None and body.send_at - now > MAX_AHEAD:
+            yield FieldError("send_at", "send_at_too_far", f"Give a time within {MAX_AHEAD.days} days.")
+
+    def _content(self, body: MessageFields, size: Measure, principal: Principal, now: datetime) -> _Content:
+        if principal.senders is not None and body.sender not in principal.senders:
+            raise Problem(403, "sender_forbidden", "This client may not use the sender. Use one of its own.")
+        traffic = self._senders[body.sender].traffic
+        validity_s = body.validity_period or DEFAULT_VALIDITY[traffic].total_seconds()
+        ahead = body.send_at is not None and body.send_at > now
+        return _Content(
+            client_id=principal.client_id,
+            sender=body.sender,
+            text=body.message,
+            traffic=traffic.value,
+            size=size,
+            reference=body.reference,
+            callback_url=body.callback_url,
+            # Of the past nothing is kept: the year 1 with an offset is no time in UTC.
+            send_at=body.send_at.astimezone(UTC) if ahead and body.send_at else None,
+            validity_s=validity_s,
+        )
+
+
+def check_number(number: str) -> FieldError | None:
+    """Which rule of E.164 a number breaks. The field is left empty."""
+    code = msisdn.check_syntax(number)
+    return FieldError("", code, _NUMBER_RULES[code]) if code else None
+
+
+def _add(draft: BulkDraft, content: _Content, number: Any, principal: Principal, seen: set[str]) -> None:
+    """Judge one recipient."""
+    if not isinstance(number, str):
+        draft.results.append((None, _NOT_TEXT))
+        return
+    if error := check_number(number):
+        draft.results.append((number, error))
+        return
+    country = msisdn.country(number)
+    if principal.countries is not None and country not in principal.countries:
+        draft.results.append((number, _COUNTRY))
+    elif number in seen:
+        draft.results.append((number, _DUPLICATE))
+    else:
+        seen.add(number)
+        message = content.to(number, country)
+        draft.messages.append(message)
+        draft.results.append(message)
+
+
+def _none_valid(draft: BulkDraft) -> Problem:
+    errors = tuple(
+        FieldError(f"recipients.{index}", result[1].code, result[1].detail)
+        for index, result in enumerate(draft.results)
+        if isinstance(result, tuple)
+    )
+    return Problem(422, "no_valid_recipients", "Correct the numbers as `errors` says.", errors=errors)

@@ -1,0 +1,60 @@
+"""Health and metrics, for Kubernetes and Prometheus. Not for the internet."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.context import api_of
+from service.api.models import HealthReply
+from service.api.openapi import refusals
+from service.api.replies import json_reply
+from service.errors import Problem, StoreError
+
+router = APIRouter(tags=["Operations"])
+
+_ANSWER_WITHIN_S = 1.0
+_OK = {"status": "ok"}
+
+
+@router.get(
+    "/healthz",
+    operation_id="healthz",
+    summary="Is it alive",
+    response_model=None,
+    responses={200: {"model": HealthReply}},
+)
+async def healthz() -> Response:
+    """The process answers. Nothing else is asked: a restart does not mend a database."""
+    return json_reply(_OK)
+
+
+@router.get(
+    "/readyz",
+    operation_id="readyz",
+    summary="Can it work",
+    response_model=None,
+    responses={200: {"model": HealthReply}, **refusals(503)},
+)
+async def readyz(request: Request) -> Response:
+    """The database answers within a second, and its schema is the one of this version or a later one."""
+    api = api_of(request)
+    try:
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
+            version = await api.runtime.database.schema_version()
+    except (StoreError, TimeoutError):
+        raise Problem(503, "database_unavailable", "PostgreSQL does not answer within a second.") from None
+    # Schema changes are additive, so that a replica serves on while a newer one has migrated already.
+    if version is None or version < api.schema_version:
+        raise Problem(503, "schema_outdated", "Run `sms-gateway migrate`.")
+    return json_reply(_OK)
+
+
+@router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", response_model=None)
+async def metrics(request: Request) -> Response:
+    """In the text format of Prometheus."""
+    return Response(generate_latest(api_of(request).runtime.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,101 @@
+"""Reading a request: its bounded body, its JSON, its idempotency key."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from service.api.context import Api
+from service.api.problems import field_errors, invalid
+from service.errors import FieldError, Problem
+from service.storage.clients import Principal
+from service.storage.messages import Key
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_JSON_TYPE: Final = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json\s*(?:;\s*charset=\"?utf-8\"?\s*)?", re.IGNORECASE)
+_KEY: Final = re.compile(r"[!-~]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Body(Generic[Model]):
+    """A JSON body, checked and as plain values."""
+
+    fields: Model
+    plain: Any
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        Problem: 413 when it is larger, whether it says so beforehand or not.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise _too_large(max_bytes)
+    except ClientDisconnect:
+        raise Problem(400, "incomplete_body", "The connection ended within the body. Send it whole.") from None
+    return bytes(body)
+
+
+def _too_large(max_bytes: int) -> Problem:
+    return Problem(413, "body_too_large", f"Send at most {max_bytes} bytes; split a bulk into smaller ones.")
+
+
+async def read_json(request: Request, model: type[Model], max_bytes: int) -> Body[Model]:
+    """The body as `model`.
+
+    Raises:
+        Problem: 415 by its type, 413 by its size, 400 when it is not JSON, 422 when it does not fit the model.
+    """
+    if _JSON_TYPE.fullmatch(request.headers.get("content-type", "")) is None:
+        raise Problem(415, "not_json_type", "Send JSON with `Content-Type: application/json`.")
+    raw = await read_body(request, max_bytes)
+    try:
+        # orjson takes what JSON is and no more: no NaN, lone surrogate, BOM or bytes that are not UTF-8.
+        plain = orjson.loads(raw)
+        return Body(model.model_validate_json(raw), plain)
+    except orjson.JSONDecodeError:
+        raise _not_json() from None
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        if details[0]["type"] == "json_invalid":  # nested deeper than any body of ours
+            raise _not_json() from None
+        raise invalid(field_errors(details)) from None
+
+
+def _not_json() -> Problem:
+    return Problem(400, "not_json", "Send one JSON object in UTF-8, without a byte order mark.")
+
+
+def read_key(request: Request, api: Api, principal: Principal, endpoint: str, plain: Any) -> Key | None:
+    """The idempotency key with the hash of the body, which is the same whatever its spacing and key order.
+
+    Raises:
+        Problem: 422 when it is malformed, or missing and the client must send one.
+    """
+    given = request.headers.get("idempotency-key")
+    if given is None:
+        if principal.require_idempotency_key:
+            raise _bad_key("idempotency_key_required", "Send the header `Idempotency-Key`: this client must.")
+        return None
+    if _KEY.fullmatch(given) is None:
+        raise _bad_key("idempotency_key_invalid", "Use 1 to 255 visible ASCII characters in `Idempotency-Key`.")
+    canonical = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
+    return Key(principal.client_id, endpoint, given, api.runtime.keyring.body_hmac(canonical))
+
+
+def _bad_key(code: str, detail: str) -> Problem:
+    return invalid([FieldError("Idempotency-Key", code, detail)])

@@ -1,0 +1,88 @@
+"""What surrounds every request: its id, its metrics, its log line, and the last resort for errors."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from typing import Any, Final
+
+from prometheus_client import Counter, Histogram
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import logs
+from service.api.problems import answer
+from service.errors import Problem
+from service.metrics import Metrics
+
+log = logging.getLogger("service.access")
+
+# No `+`, so that no number gets into the logs by this way.
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+_NO_ROUTE: Final = "(none)"
+
+
+class Surround:
+    """ASGI middleware. Routes are counted and logged as templates: a path may hold a number or a token."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+        # `labels()` costs more than the counting itself.
+        self._requests: dict[tuple[str, str, int], Counter] = {}
+        self._seconds: dict[str, Histogram] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began_s = time.perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        logs.request_id.set(request_id)
+        header = (b"x-request-id", request_id.encode())
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), header]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("a request failed")
+            if status == 0:
+                await _apologize(scope, receive, send_with_id)
+        finally:
+            self._record(scope, status, time.perf_counter() - began_s)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route: str = getattr(scope.get("route"), "path", None) or _NO_ROUTE
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        key = route, method, status
+        counted = self._requests.get(key)
+        if counted is None:
+            counted = self._requests[key] = self._metrics.requests.labels(route, method, str(status))
+            self._seconds[route] = self._metrics.request_s.labels(route)
+        counted.inc()
+        self._seconds[route].observe(seconds)
+        line: dict[str, Any] = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        if (client := scope.get("client_name")) is not None:
+            line["client"] = client
+        if (problem := scope.get("problem")) is not None:
+            line["problem"] = problem
+            self._metrics.refused.labels(problem).inc()
+        log.info("request", extra=line)
+
+
+async def _apologize(scope: Scope, receive: Receive, send: Send) -> None:
+    problem = Problem(500, "internal_error", "An error of the gateway's own. Repeat with the same Idempotency-Key.")
+    await answer(Request(scope), problem)(scope, receive, send)

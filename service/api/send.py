@@ -1,0 +1,63 @@
+"""`POST /v1/send`: one message."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.access import authorize
+from service.api.context import Api, api_of
+from service.api.intake import read_json, read_key
+from service.api.models import SendReply, SendRequest
+from service.api.openapi import IDEMPOTENCY_KEY, body_of, refusals
+from service.api.replies import json_reply, utc_text
+from service.domain.ids import show
+from service.errors import Problem
+from service.pipeline.accept import Answer
+from service.storage.clients import Principal
+
+router = APIRouter(tags=["Messages"])
+
+
+@router.post(
+    "/v1/send",
+    operation_id="send",
+    summary="Send one message",
+    response_model=None,
+    responses={200: {"model": SendReply}, **refusals(400, 401, 403, 413, 415, 422, 503)},
+    openapi_extra={"requestBody": body_of("SendRequest"), "parameters": [IDEMPOTENCY_KEY]},
+)
+async def send(request: Request) -> Response:
+    """200 means that the message is committed to disk. Repeat with the same `Idempotency-Key` after any doubt."""
+    api = api_of(request)
+    principal = await authorize(request, "send")
+    answer = await _accept(request, api, principal)
+    reply = {
+        "message_id": show("msg", answer.message_id),
+        "status": "queued",
+        "to": answer.to,
+        "from": answer.sender,
+        "traffic": answer.traffic,
+        "segments": answer.segments,
+        "encoding": answer.encoding,
+        "reference": answer.reference,
+        "created_at": utc_text(answer.created_at),
+    }
+    return json_reply(reply, headers={"Idempotency-Replayed": "true"} if answer.replayed else None)
+
+
+async def _accept(request: Request, api: Api, principal: Principal) -> Answer:
+    body = await read_json(request, SendRequest, api.runtime.config.limits.max_body_bytes)
+    key = read_key(request, api, principal, "send", body.plain)
+    try:
+        message = api.drafter.message(body.fields, principal, datetime.now(UTC))
+    except Problem:
+        # What was accepted once stays accepted, whatever the time, the registry or the limits say by now.
+        earlier = await api.accept.replay(key) if key else None
+        if earlier is None:
+            raise
+        return earlier
+    return await api.accept.send(message, key)

@@ -1,0 +1,67 @@
+"""The applications that are served: the gateway, and the bare one of a worker process."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
+
+from service import __version__
+from service.api import bulk, health, hlr, messages, problems, receipts, send
+from service.api.auth import Directory
+from service.api.context import Api
+from service.api.draft import Drafter
+from service.api.middleware import Surround
+from service.api.openapi import document
+from service.pipeline.accept import Accept
+from service.pipeline.lookup import Lookup
+from service.pipeline.receive import Receive
+from service.runtime import Runtime
+from service.storage.migrate import newest_version
+
+_GATEWAY: Final = (send.router, bulk.router, messages.router, hlr.router, receipts.router, health.router)
+_DESCRIPTION: Final = (
+    "A self-hosted SMS gateway. 200 means that the message is committed to disk; what became of it comes by signed"
+    " webhook. Errors are `application/problem+json` (RFC 9457) and say what to do."
+)
+
+
+def create_app(runtime: Runtime) -> FastAPI:
+    """The whole interface."""
+    return _serving(_assemble(_GATEWAY), runtime)
+
+
+def create_worker_app(runtime: Runtime) -> FastAPI:
+    """Health and metrics only: nobody sends through a worker."""
+    return _serving(_assemble((health.router,)), runtime)
+
+
+def openapi_document() -> dict[str, Any]:
+    """What `openapi/openapi.json` holds. Needs no database."""
+    return document(_assemble(_GATEWAY))
+
+
+def _assemble(routers: tuple[APIRouter, ...]) -> FastAPI:
+    app = FastAPIOffline(title="SMS gateway", version=__version__, description=_DESCRIPTION, redirect_slashes=False)
+    for router in routers:
+        app.include_router(router)
+    problems.install(app)
+    return app
+
+
+def _serving(app: FastAPI, runtime: Runtime) -> FastAPI:
+    lookup = Lookup(runtime)
+    app.state.api = Api(
+        runtime=runtime,
+        directory=Directory(runtime.clients),
+        drafter=Drafter(runtime.config, runtime.webhook_policy),
+        accept=Accept(runtime),
+        lookup=lookup,
+        receive=Receive(runtime, lookup),
+        schema_version=newest_version(),
+    )
+    app.add_middleware(Surround, metrics=runtime.metrics)
+    described = document(app)
+    app.openapi = lambda: described  # type: ignore[method-assign]
+    return app

@@ -1,0 +1,121 @@
+"""`keys`: who may call the gateway, and for what."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from service.cli.secret_files import checked_webhook_secret, new_api_key, new_webhook_secret
+from service.cli.store import with_any_database
+from service.domain.keyring import Keyring
+from service.errors import ConfigurationError
+from service.settings import Environment
+from service.storage.clients import ClientStore
+from service.storage.database import Database
+
+SCOPES: Final = ("send", "hlr", "read", "admin")
+
+keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+
+
+def _read_scopes(text: str) -> str:
+    unknown = set(text.split(",")) - set(SCOPES)
+    if unknown:
+        raise typer.BadParameter(f"use {', '.join(SCOPES)}, separated by commas")
+    return text
+
+
+@keys.command()
+def create(
+    client: Annotated[str, typer.Option(help="Made if there is none of this name.", metavar="NAME")],
+    scopes: Annotated[str, typer.Option(help="send, hlr, read, admin", callback=_read_scopes)] = "send,hlr,read",
+    webhook_secret: Annotated[
+        str | None, typer.Option(help="Signs this client's webhooks. Default: its present one, or a new one.")
+    ] = None,
+) -> None:
+    """Make a key. It is printed once and cannot be shown again."""
+    name = client.strip()
+    if not name.isprintable() or not 0 < len(name) <= 64:
+        raise typer.BadParameter("a client's name has 1 to 64 visible characters")
+    if webhook_secret is not None:
+        checked_webhook_secret("--webhook-secret", webhook_secret)
+    api_key = new_api_key()
+    key_id, secret = asyncio.run(_create(name, api_key, list(dict.fromkeys(scopes.split(","))), webhook_secret))
+    typer.echo(f"key id          {key_id}")
+    typer.echo(f"API key         {api_key}")
+    typer.echo(f"webhook secret  {secret}")
+
+
+async def _create(name: str, api_key: str, scopes: list[str], given: str | None) -> tuple[UUID, str]:
+    async with _clients() as (environment, clients):
+        if environment.secret_key is None:
+            raise ConfigurationError("Set SMS_GATEWAY_SECRET_KEY to the gateway's: it encrypts webhook secrets.")
+        keyring = Keyring(environment.secret_key)
+        client_id, sealed = await clients.ensure_client(name, keyring.seal(given or new_webhook_secret()))
+        if given is not None:
+            sealed = keyring.seal(given)
+            await clients.set_webhook_secret(client_id, sealed)
+        secret = keyring.open(sealed)
+        if secret is None:
+            raise ConfigurationError(
+                f"The webhook secret of {name!r} was stored under another SMS_GATEWAY_SECRET_KEY. "
+                "Set that one, or give a new secret with --webhook-secret."
+            )
+        return await clients.add_key(client_id, api_key, scopes), secret
+
+
+@keys.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False) -> None:  # noqa: FBT002 - how typer declares a flag
+    """List every key ever made."""
+    rows = [_shown(row) for row in asyncio.run(_list())]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("id", "client", "key", "scopes", "created", "revoked")
+    for row in rows:
+        table.add_row(row["id"], row["client"], f"{row['hint']}...", ",".join(row["scopes"]), row["created_at"],
+                      row["revoked_at"] or "")
+    Console(soft_wrap=True).print(table)
+
+
+async def _list() -> list[Mapping[str, Any]]:
+    async with _clients() as (_, clients):
+        return await clients.keys()
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    times = {name: row[name] and f"{row[name]:%Y-%m-%dT%H:%M:%SZ}" for name in ("created_at", "revoked_at")}
+    return {"id": str(row["id"]), "client": row["client"], "hint": row["hint"], "scopes": list(row["scopes"]), **times}
+
+
+@keys.command()
+def revoke(key_id: Annotated[UUID, typer.Argument(help="As `keys list` shows it.", metavar="KEY_ID")]) -> None:
+    """End a key. Gateways that run take a few seconds to notice."""
+    if not asyncio.run(_revoke(key_id)):
+        typer.echo("There is no living key of that id: see `sms-gateway keys list`.", err=True)
+        raise typer.Exit(1)
+    typer.echo("Revoked.")
+
+
+async def _revoke(key_id: UUID) -> bool:
+    async with _clients() as (_, clients):
+        return await clients.revoke_key(key_id)
+
+
+@asynccontextmanager
+async def _clients() -> AsyncIterator[tuple[Environment, ClientStore]]:
+    async with with_any_database(Environment.read(os.environ)) as environment:
+        database = await Database.open(str(environment.database_url), connections=1)
+        try:
+            yield environment, ClientStore(database)
+        finally:
+            await database.close()

@@ -1,0 +1,98 @@
+"""The commands that run the gateway: serve, worker, all; and migrate, which prepares its database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import typer
+
+from service import logs
+from service.app import create_app, create_worker_app
+from service.cli.process import answering, listening, run
+from service.cli.store import bring_up_to_date, require_newest, with_database
+from service.errors import ConfigurationError
+from service.pipeline.worker import working
+from service.runtime import Runtime, open_runtime
+from service.settings import Environment, Settings, load_config
+
+
+def serve() -> None:
+    """Answer the HTTP API. Messages are delivered by `worker`."""
+    run(_on_given_database(api=True, work=False))
+
+
+def worker() -> None:
+    """Deliver messages and webhooks. Answers only /healthz, /readyz and /metrics."""
+    run(_on_given_database(api=False, work=True))
+
+
+def all_() -> None:
+    """Run `serve` and `worker` in one process, on an embedded PostgreSQL unless SMS_GATEWAY_DATABASE_URL is set."""
+    run(_everything())
+
+
+def migrate() -> None:
+    """Bring the database of SMS_GATEWAY_DATABASE_URL to the newest schema."""
+    asyncio.run(bring_up_to_date(_database_url(Environment.read(os.environ))))
+    typer.echo("The database has the newest schema.")
+
+
+@asynccontextmanager
+async def gateway(settings: Settings, listener: socket.socket, *, api: bool, work: bool) -> AsyncIterator[Runtime]:
+    """The gateway, up while the body runs. At the end the door closes first, and what was taken in is finished."""
+    async with AsyncExitStack() as stack:
+        runtime = await stack.enter_async_context(open_runtime(settings))
+        if work:
+            await stack.enter_async_context(working(runtime))
+        app = create_app(runtime) if api else create_worker_app(runtime)
+        await stack.enter_async_context(answering(app, listener, settings.environment.drain_s))
+        yield runtime
+
+
+@asynccontextmanager
+async def _on_given_database(*, api: bool, work: bool) -> AsyncIterator[None]:
+    environment = Environment.read(os.environ)
+    dsn = _database_url(environment)
+    configure_logs(environment.log_level)
+    settings = Settings(environment, load_config(environment.config, os.environ))
+    with listening(environment.host, environment.port) as listener:
+        await require_newest(dsn)
+        async with gateway(settings, listener, api=api, work=work):
+            yield
+
+
+@asynccontextmanager
+async def _everything() -> AsyncIterator[None]:
+    environment = Environment.read(os.environ)
+    configure_logs(environment.log_level)
+    config = load_config(environment.config, os.environ)
+    with listening(environment.host, environment.port) as listener:
+        async with with_database(environment) as complete:
+            await bring_up_to_date(_database_url(complete))
+            async with gateway(Settings(complete, config), listener, api=True, work=True):
+                yield
+
+
+def configure_logs(level: str) -> None:
+    """Start logging.
+
+    Raises:
+        ConfigurationError: there is no such level.
+    """
+    if level.upper() not in logging.getLevelNamesMapping():
+        raise ConfigurationError("SMS_GATEWAY_LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL.")
+    logs.configure(level)
+
+
+def _database_url(environment: Environment) -> str:
+    if environment.database_url is None:
+        raise ConfigurationError(
+            "Set SMS_GATEWAY_DATABASE_URL (or SMS_GATEWAY_DATABASE_URL_FILE) to a PostgreSQL 16 or newer, "
+            "e.g. postgresql://gateway:password@db.example/gateway. To try the gateway without one: `sms-gateway dev`."
+        )
+    return environment.database_url
