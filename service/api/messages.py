@@ -41,7 +41,7 @@ async def get_message(
             404, "message_not_found", "This client has no such message. Take the `message_id` of a send's answer."
         )
     attempts, receipts = await store.history(message["id"])
-    return json_reply(_message(message, attempts, receipts))
+    return json_reply(_message(dict(message), [*map(dict, attempts)], [*map(dict, receipts)]))
 
 
 def _message(message: Mapping[str, Any], attempts: _Rows, receipts: _Rows) -> dict[str, Any]:
@@ -71,9 +71,8 @@ def _message(message: Mapping[str, Any], attempts: _Rows, receipts: _Rows) -> di
 
 def _provider(attempts: _Rows) -> str | None:
     """The account that has the message: the one that accepted it, else the one tried last."""
-    accepted = [attempt for attempt in attempts if attempt["outcome"] == "accepted"]
-    named: Mapping[str, Any] | None = (accepted or attempts or [None])[-1]
-    return named["provider"] if named else None
+    chosen = [attempt for attempt in attempts if attempt["outcome"] == "accepted"] or attempts
+    return chosen[-1]["provider"] if chosen else None
 
 
 def _attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -10,9 +9,12 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service.api.models import BulkRequest, ProblemReply, SendRequest
+from service.api.problems import TITLES
 
 _REF: Final = "#/components/schemas/{model}"
 _UNSECURED: Final = ("/v1/receipts/", "/healthz", "/readyz", "/metrics")
+
+_FASTAPI_ERRORS: Final = frozenset({"HTTPValidationError", "ValidationError"})
 
 IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
     "name": "Idempotency-Key",
@@ -31,7 +33,7 @@ def body_of(model: str) -> dict[str, Any]:
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a handler that may answer with these problems."""
     content = {"application/problem+json": {"schema": {"$ref": _REF.format(model="ProblemReply")}}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    return {status: {"description": TITLES[status], "content": content} for status in statuses}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -41,10 +43,18 @@ def document(app: FastAPI) -> dict[str, Any]:
         [(SendRequest, "validation"), (BulkRequest, "validation"), (ProblemReply, "serialization")], ref_template=_REF
     )
     components = made["components"]
-    components["schemas"] = dict(sorted((components["schemas"] | schemas["$defs"]).items()))
+    own = {name: schema for name, schema in components["schemas"].items() if name not in _FASTAPI_ERRORS}
+    components["schemas"] = dict(sorted((own | schemas["$defs"]).items()))
     components["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
     for path, operations in made["paths"].items():
-        if not path.startswith(_UNSECURED):
-            for operation in operations.values():
-                operation["security"] = [{"apiKey": []}]
+        for operation in operations.values():
+            _correct(operation, secured=not path.startswith(_UNSECURED))
     return made
+
+
+def _correct(operation: dict[str, Any], *, secured: bool) -> None:
+    if secured:
+        operation["security"] = [{"apiKey": []}]
+    # FastAPI adds a 422 of its own wherever a path has a parameter.
+    if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+        del operation["responses"]["422"]

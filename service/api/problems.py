@@ -19,7 +19,7 @@ from service.errors import CommitUnknown, FieldError, Problem, StoreError, Unsto
 
 # pydantic's messages may quote the input, so each type of its errors has a code and a text of ours.
 _BY_FIELD: Final = {
-    ("to", "string_type"): ("invalid_number", "Give the number as a string in E.164, e.g. \"+15555550100\"."),
+    ("to", "string_type"): ("invalid_number", "Give the number as a string in E.164: `+15555550100`."),
     ("traffic", "enum"): ("invalid_traffic", "Use `otp`, `transactional` or `marketing`, or leave it out."),
     ("recipients", "too_short"): ("no_recipients", "Give at least one recipient."),
 }  # fmt: skip
@@ -45,6 +45,19 @@ _STATUSES: Final = {
     404: ("not_found", "There is nothing at this path. The paths are listed at /docs."),
     405: ("method_not_allowed", "Use one of the methods in `Allow`."),
 }
+# Python's own phrases differ between its versions.
+TITLES: Final = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    422: "Unprocessable Content",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _RETRY_AFTER: Final = {"Retry-After": "1"}
 
@@ -58,7 +71,7 @@ def invalid(errors: Iterable[FieldError]) -> Problem:
 
 
 def field_errors(details: Iterable[Mapping[str, Any]], *, skip: int = 0) -> list[FieldError]:
-    """pydantic's errors in our words. `skip` drops the leading parts of a location ("query")."""
+    """Errors of pydantic in our words. `skip` drops the leading parts of a location ("query")."""
     return [_field_error(".".join(_shown(part) for part in item["loc"][skip:]), item["type"]) for item in details]
 
 
@@ -77,7 +90,7 @@ def answer(request: Request, problem: Problem) -> Response:
     request.scope["problem"] = problem.code
     body = {
         "type": f"/problems/{problem.code}",
-        "title": HTTPStatus(problem.status).phrase,
+        "title": TITLES.get(problem.status, "Error"),
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,

@@ -38,8 +38,8 @@ def check(
 
 
 def _counted(config: GatewayConfig) -> str:
-    parts = {"provider": config.providers, "sender": config.senders, "route": config.routes}
-    return ", ".join(f"{len(part)} {name}{'s' if len(part) != 1 else ''}" for name, part in parts.items())
+    counts = {"provider": len(config.providers), "sender": len(config.senders), "route": len(config.routes)}
+    return ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items())
 
 
 def _warnings(config: GatewayConfig, environment: Environment) -> Iterator[str]:

@@ -11,8 +11,8 @@ from typing import Final
 
 import typer
 
-from service.cli.modes import configure_logs, gateway
 from service.cli.keys import SCOPES
+from service.cli.modes import configure_logs, gateway
 from service.cli.process import listening, reachable, run
 from service.cli.secret_files import checked_api_key, checked_webhook_secret, kept, new_api_key, new_webhook_secret
 from service.cli.simulator import simulating
@@ -47,9 +47,7 @@ async def _trial(environ: Mapping[str, str]) -> AsyncIterator[None]:
         await bring_up_to_date(str(environment.database_url))
         for simulator in simulators:
             await stack.enter_async_context(simulating(simulator))
-        runtime = await stack.enter_async_context(
-            gateway(Settings(environment, config), listener, api=True, work=True)
-        )
+        runtime = await stack.enter_async_context(gateway(Settings(environment, config), listener, api=True, work=True))
         await _bootstrap(runtime)
         typer.echo(_welcome(environment, simulators))
         yield

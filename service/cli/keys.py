@@ -22,6 +22,7 @@ from service.settings import Environment
 from service.storage.clients import ClientStore
 from service.storage.database import Database
 
+_LONGEST_NAME: Final = 64
 SCOPES: Final = ("send", "hlr", "read", "admin")
 
 keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
@@ -44,8 +45,8 @@ def create(
 ) -> None:
     """Make a key. It is printed once and cannot be shown again."""
     name = client.strip()
-    if not name.isprintable() or not 0 < len(name) <= 64:
-        raise typer.BadParameter("a client's name has 1 to 64 visible characters")
+    if not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
+        raise typer.BadParameter(f"a client's name has 1 to {_LONGEST_NAME} visible characters")
     if webhook_secret is not None:
         checked_webhook_secret("--webhook-secret", webhook_secret)
     api_key = new_api_key()
@@ -74,7 +75,7 @@ async def _create(name: str, api_key: str, scopes: list[str], given: str | None)
 
 
 @keys.command("list")
-def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False) -> None:  # noqa: FBT002 - how typer declares a flag
+def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False) -> None:
     """List every key ever made."""
     rows = [_shown(row) for row in asyncio.run(_list())]
     if as_json:
@@ -82,14 +83,20 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON array."
         return
     table = Table("id", "client", "key", "scopes", "created", "revoked")
     for row in rows:
-        table.add_row(row["id"], row["client"], f"{row['hint']}...", ",".join(row["scopes"]), row["created_at"],
-                      row["revoked_at"] or "")
+        table.add_row(
+            row["id"],
+            row["client"],
+            f"{row['hint']}...",
+            ",".join(row["scopes"]),
+            row["created_at"],
+            row["revoked_at"] or "",
+        )
     Console(soft_wrap=True).print(table)
 
 
 async def _list() -> list[Mapping[str, Any]]:
     async with _clients() as (_, clients):
-        return await clients.keys()
+        return [dict(key) for key in await clients.keys()]
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,9 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 def _cannot_listen(host: str, port: int, error: Exception) -> ConfigurationError:
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return ConfigurationError(f"Port {port} of {host} is in use: stop what uses it, or set SMS_GATEWAY_PORT.")
-    return ConfigurationError(f"Cannot listen on {host}, port {port} ({error}): set SMS_GATEWAY_HOST, SMS_GATEWAY_PORT.")
+    return ConfigurationError(
+        f"Cannot listen on {host}, port {port} ({error}): set SMS_GATEWAY_HOST, SMS_GATEWAY_PORT."
+    )
 
 
 class _Server(uvicorn.Server):

@@ -19,6 +19,7 @@ _KEY, _SECRET = "SMS_SIMULATOR_API_KEY", "SMS_SIMULATOR_WEBHOOK_SECRET"
 
 
 def simulator(
+    *,
     name: Annotated[str, typer.Option(help="Names its files.", envvar="SMS_SIMULATOR_NAME")] = "simulator",
     host: Annotated[str, typer.Option(envvar="SMS_SIMULATOR_HOST")] = "127.0.0.1",
     port: Annotated[

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from alembic.util import CommandError
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from service.cli.secret_files import kept, new_secret_key
 from service.errors import ConfigurationError
 from service.settings import Environment
-from service.storage import migrate
+from service.storage.database import Database
 from service.storage.embedded import EmbeddedPostgres
+from service.storage.migrate import migrate, newest_version
 
 
 def with_secret_key(environment: Environment) -> Environment:
@@ -55,35 +55,35 @@ async def with_any_database(environment: Environment) -> AsyncIterator[Environme
 
 
 async def bring_up_to_date(dsn: str) -> None:
-    """Run the migrations that are pending, if any.
+    """Run the migrations that are pending, if any. The newer schema of a later release is left alone.
 
     Raises:
-        ConfigurationError: the database cannot be used.
+        ConfigurationError: PostgreSQL refuses a migration.
+        StoreError: the database does not answer.
     """
-    if await _pending(dsn):
+    if await _outdated(dsn):
         try:
-            await asyncio.to_thread(migrate.migrate, dsn)
-        except (CommandError, OperationalError) as error:
-            raise _unusable(error) from error
+            await asyncio.to_thread(migrate, dsn)
+        except DBAPIError as error:
+            said = str(error.orig).strip().partition("\n")[0]
+            raise ConfigurationError(f"The database of SMS_GATEWAY_DATABASE_URL refuses a migration: {said}") from error
 
 
 async def require_newest(dsn: str) -> None:
     """Check that no migration is pending.
 
     Raises:
-        ConfigurationError: one is, or the database cannot be used.
+        ConfigurationError: one is.
+        StoreError: the database does not answer.
     """
-    if await _pending(dsn):
+    if await _outdated(dsn):
         raise ConfigurationError("The database misses migrations: run `sms-gateway migrate` first.")
 
 
-async def _pending(dsn: str) -> bool:
+async def _outdated(dsn: str) -> bool:
+    database = await Database.open(dsn, connections=1)
     try:
-        return await asyncio.to_thread(migrate.pending, dsn)
-    except (ArgumentError, OperationalError) as error:
-        raise _unusable(error) from error
-
-
-def _unusable(error: Exception) -> ConfigurationError:
-    said = str(error.orig if isinstance(error, OperationalError) else error).strip().partition("\n")[0]
-    return ConfigurationError(f"The database of SMS_GATEWAY_DATABASE_URL cannot be used: {said}")
+        version = await database.schema_version()
+    finally:
+        await database.close()
+    return version is None or version < newest_version()

@@ -44,20 +44,3 @@ def migrate(dsn: str) -> str:
 def newest_version() -> str:
     """The schema version that this code is written for."""
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
-
-
-def pending(dsn: str) -> bool:
-    """Whether a migration that this code knows has not run. Blocking. The newer schema of a later release is fine.
-
-    Raises:
-        sqlalchemy.exc.OperationalError: the database cannot be reached.
-    """
-    scripts = ScriptDirectory.from_config(_config())
-    engine = create_engine(_sqlalchemy_url(dsn))
-    try:
-        with engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-    finally:
-        engine.dispose()
-    known = {script.revision for script in scripts.walk_revisions()}
-    return current is None or (current in known and current != scripts.get_current_head())

@@ -1,0 +1,134 @@
+"""Durable single sends a second, against a bare typed FastAPI route: `python -m bench.accept [--json]`.
+
+Both run as one process beside the same load generator (32 connections), in turns, so that the noise of a shared
+machine hits both; the ratio of each turn counts, and the median of them is the result. The gateway's side has
+everything on: API key, E.164, sender, segments, a fresh idempotency key for each request, metrics, the access log
+line (into a file), and a commit to a PostgreSQL with fsync on before the answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import statistics
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from bench.load import Plan, Result, measure
+from service.storage.embedded import EmbeddedPostgres
+
+_BARE = "/bare/send"
+_BODY = '{"to": "+15555550100", "from": "MyApp", "message": "Your parcel {n} arrives today between 9 and 11."}'
+_CONFIG = """
+providers:
+  primary: {adapter: smsroute, base_url: "http://127.0.0.1:9", api_key: none}
+senders: {MyApp: {traffic: transactional}}
+routes: [{providers: [primary]}]
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def _process(arguments: Sequence[str], ready_url: str, log: Path, **environment: str) -> AsyncIterator[None]:
+    with log.open("wb") as output:  # noqa: ASYNC230 - nothing else runs yet
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", *arguments, env=os.environ | environment, stdout=output, stderr=output
+        )
+        try:
+            async with httpx.AsyncClient() as client, asyncio.timeout(30):
+                while True:
+                    if process.returncode is not None:
+                        raise SystemExit(f"{arguments[0]} ended; see what it said above")
+                    try:
+                        if (await client.get(ready_url)).is_success:
+                            break
+                    except httpx.TransportError:
+                        await asyncio.sleep(0.05)
+            yield
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+
+async def _run(turns: int, seconds: float) -> list[tuple[Result, Result]]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "gateway.yaml").write_text(_CONFIG)
+        async with EmbeddedPostgres(folder / "data") as dsn:
+            gateway_port, bare_port = _free_port(), _free_port()
+            environment = {
+                "SMS_GATEWAY_DATABASE_URL": dsn,
+                "SMS_GATEWAY_SECRET_KEY": "bench" * 8,
+                "SMS_GATEWAY_CONFIG": str(folder / "gateway.yaml"),
+                "SMS_GATEWAY_PORT": str(gateway_port),
+            }
+            await _gateway("migrate", environment)
+            key = json.loads(await _gateway("keys create --client bench --scopes send --json", environment))["key"]
+            gateway_url, bare_url = f"http://127.0.0.1:{gateway_port}", f"http://127.0.0.1:{bare_port}"
+            uvicorn = f"uvicorn bench.bare:app --port {bare_port} --no-access-log".split()
+            async with (
+                _process(["service.cli", "serve"], f"{gateway_url}/readyz", folder / "gateway.log", **environment),
+                _process(uvicorn, f"{bare_url}/openapi.json", folder / "bare.log"),
+            ):
+                headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "{n}"}
+                gateway = Plan(f"{gateway_url}/v1/send", headers, _BODY, connections=32, seconds=seconds)
+                bare = Plan(f"{bare_url}{_BARE}", headers, _BODY, connections=32, seconds=seconds)
+                for plan in (gateway, bare):  # warm up
+                    await measure(plan)
+                return [(await measure(bare), await measure(gateway)) for _ in range(turns)]
+
+
+async def _gateway(command: str, environment: dict[str, str]) -> str:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "service.cli", *command.split(), env=os.environ | environment, stdout=-1
+    )
+    output, _ = await process.communicate()
+    if process.returncode:
+        raise SystemExit(f"sms-gateway {command} failed")
+    return output.decode()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn and side")
+    options = parser.parse_args()
+    turns = asyncio.run(_run(options.turns, options.seconds))
+    print(f"{'turn':>4}  {'bare/s':>8}  {'send/s':>8}  {'p50 ms':>7}  {'p99 ms':>7}  {'ratio':>6}  generator CPU")
+    for number, (bare, send) in enumerate(turns, start=1):
+        print(
+            f"{number:>4}  {bare.rate:>8.0f}  {send.rate:>8.0f}  {send.p50_ms:>7.2f}  {send.p99_ms:>7.2f}"
+            f"  {send.rate / bare.rate:>6.2f}  {bare.cpu:.2f} / {send.cpu:.2f}"
+        )
+        if set(bare.statuses) != {"200"} or set(send.statuses) != {"200"}:
+            raise SystemExit(f"not every answer was 200: {bare.statuses} {send.statuses}")
+    ratio = statistics.median(send.rate / bare.rate for bare, send in turns)
+    print(f"median ratio: {ratio:.2f} (at least 0.6 is wanted)")
+    if options.json:
+        figures = {
+            "bare_per_s": round(statistics.median(bare.rate for bare, _ in turns)),
+            "send_per_s": round(statistics.median(send.rate for _, send in turns)),
+            "send_p50_ms": round(statistics.median(send.p50_ms for _, send in turns), 2),
+            "send_p99_ms": round(statistics.median(send.p99_ms for _, send in turns), 2),
+        }
+        print(json.dumps({"name": "accept", "figures": figures, "ratios": {"send/bare": round(ratio, 3)}}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""A load generator: so many keep-alive connections, each sending its next request when the last is answered.
+
+It runs in a process of its own and reports its own CPU time, to show whether it was the bottleneck.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from itertools import count
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`body` and `headers` may hold `{n}`, which becomes a number that no other request has."""
+
+    url: str
+    headers: dict[str, str]
+    body: str
+    connections: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of it. `statuses` counts answers by status; `cpu` is the share of a core that the generator used."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    statuses: dict[str, int]
+    cpu: float
+
+
+class _Connection(asyncio.Protocol):
+    """One connection with one request on its way. Answers must carry Content-Length."""
+
+    def __init__(self, load: _Load) -> None:
+        self._load = load
+        self._buffer = b""
+        self._began_s = 0.0
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP
+        self._transport = transport
+        self._next()
+
+    def _next(self) -> None:
+        assert self._transport is not None  # noqa: S101 - connected
+        if time.perf_counter() >= self._load.ends_s:
+            self._transport.close()
+            return
+        self._began_s = time.perf_counter()
+        self._transport.write(self._load.request())
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, found, rest = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        if len(rest) < length:
+            return
+        self._buffer = b""
+        self._load.answered(head[9:12].decode(), time.perf_counter() - self._began_s)
+        self._next()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._load.closed()
+
+
+class _Load:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        target = urlsplit(plan.url)
+        self.address = (target.hostname, target.port)
+        lines = [f"POST {target.path} HTTP/1.1", f"Host: {target.netloc}", "Content-Type: application/json"]
+        self._head = "\r\n".join([*lines, *(f"{name}: {value}" for name, value in plan.headers.items())])
+        self._numbers = count(time.time_ns())
+        self._open = plan.connections
+        self.ends_s = time.perf_counter() + plan.seconds
+        self.latencies_s: list[float] = []
+        self.statuses: dict[str, int] = {}
+        self.done = asyncio.Event()
+
+    def request(self) -> bytes:
+        number = str(next(self._numbers))
+        body = self._plan.body.replace("{n}", number)
+        return f"{self._head.replace('{n}', number)}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+    def answered(self, status: str, latency_s: float) -> None:
+        self.latencies_s.append(latency_s)
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+
+    def closed(self) -> None:
+        self._open -= 1
+        if self._open == 0:
+            self.done.set()
+
+
+async def _run(plan: Plan) -> Result:
+    load = _Load(plan)
+    loop = asyncio.get_running_loop()
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    for _ in range(plan.connections):
+        await loop.create_connection(lambda: _Connection(load), *load.address)
+    await load.done.wait()
+    took_s = time.perf_counter() - began_s
+    latencies = sorted(load.latencies_s) or [0.0]
+    return Result(
+        rate=len(load.latencies_s) / took_s,
+        p50_ms=latencies[len(latencies) // 2] * 1000,
+        p99_ms=latencies[int(len(latencies) * 0.99)] * 1000,
+        statuses=load.statuses,
+        cpu=(time.process_time() - cpu_s) / took_s,
+    )
+
+
+async def measure(plan: Plan) -> Result:
+    """Run a plan in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.load", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate(json.dumps(asdict(plan)).encode())
+    return Result(**json.loads(output))
+
+
+def main() -> None:
+    plan = Plan(**json.loads(sys.stdin.read()))
+    try:
+        import uvloop  # noqa: PLC0415 - where there is one
+    except ImportError:
+        runner = asyncio.run
+    else:
+        runner = uvloop.run
+    print(json.dumps(asdict(runner(_run(plan)))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The command line: `sms-gateway`. Each command has a file here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service import __version__
+from service.app import openapi_document
+from service.cli.bulk import bulk
+from service.cli.caller import GatewayUnreachable, RequestRefused
+from service.cli.check import check
+from service.cli.dev import dev
+from service.cli.keys import keys
+from service.cli.modes import all_, migrate, serve, worker
+from service.cli.send import lookup, send
+from service.cli.simulator import simulator
+from service.errors import GatewayError
+
+app = typer.Typer(
+    help="A self-hosted SMS gateway.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    """A self-hosted SMS gateway."""
+
+
+_RUN, _PREPARE, _USE = "Run", "Prepare", "Use"
+for panel, name, command in (
+    (_RUN, "dev", dev),
+    (_RUN, "all", all_),
+    (_RUN, "serve", serve),
+    (_RUN, "worker", worker),
+    (_RUN, "simulator", simulator),
+    (_PREPARE, "check", check),
+    (_PREPARE, "migrate", migrate),
+    (_USE, "send", send),
+    (_USE, "bulk", bulk),
+    (_USE, "lookup", lookup),
+):
+    app.command(name, rich_help_panel=panel)(command)
+app.add_typer(keys, name="keys", rich_help_panel=_PREPARE)
+
+
+@app.command(rich_help_panel=_USE)
+def openapi(
+    write: Annotated[Path | None, typer.Option(help="Write it to this file rather than to standard output.")] = None,
+) -> None:
+    """Print the OpenAPI document of the HTTP API."""
+    text = json.dumps(openapi_document(), indent=2) + "\n"
+    if write is None:
+        typer.echo(text, nl=False)
+    else:
+        write.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """The console script. Exit codes: 1 refused or failed, 2 wrong use or setting, 3 the gateway does not answer."""
+    try:
+        app()
+    except GatewayError as error:
+        typer.echo(error, err=True)
+        codes = {RequestRefused: 1, GatewayUnreachable: 3}
+        sys.exit(codes.get(type(error), 2))
