@@ -44,7 +44,7 @@ def _free_port() -> int:
 
 @asynccontextmanager
 async def _process(arguments: Sequence[str], ready_url: str, log: Path, **environment: str) -> AsyncIterator[None]:
-    with log.open("wb") as output:  # noqa: ASYNC230 - nothing else runs yet
+    with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", *arguments, env=os.environ | environment, stdout=output, stderr=output
         )

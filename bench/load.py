@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from itertools import count
+from typing import cast
 from urllib.parse import urlsplit
 
 
@@ -46,8 +47,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
         self._next()
 
     def _next(self) -> None:
@@ -78,7 +78,7 @@ class _Load:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         target = urlsplit(plan.url)
-        self.address = (target.hostname, target.port)
+        self.host, self.port = target.hostname or "", target.port or 80
         lines = [f"POST {target.path} HTTP/1.1", f"Host: {target.netloc}", "Content-Type: application/json"]
         self._head = "\r\n".join([*lines, *(f"{name}: {value}" for name, value in plan.headers.items())])
         self._numbers = count(time.time_ns())
@@ -108,8 +108,8 @@ async def _run(plan: Plan) -> Result:
     loop = asyncio.get_running_loop()
     began_s, cpu_s = time.perf_counter(), time.process_time()
     for _ in range(plan.connections):
-        await loop.create_connection(lambda: _Connection(load), *load.address)
-    await load.done.wait()
+        await loop.create_connection(lambda: _Connection(load), load.host, load.port)
+    await asyncio.wait_for(load.done.wait(), timeout=plan.seconds + 30)
     took_s = time.perf_counter() - began_s
     latencies = sorted(load.latencies_s) or [0.0]
     return Result(

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import asyncpg
 import uvicorn
 from fastapi import FastAPI
 
@@ -38,9 +39,7 @@ async def migrated_database(admin_dsn: str, template: str) -> AsyncIterator[str]
 
 
 @asynccontextmanager
-async def open_gateway(
-    config_yaml: str, dsn: str, environment: Environment | None = None
-) -> AsyncIterator[Runtime]:
+async def open_gateway(config_yaml: str, dsn: str, environment: Environment | None = None) -> AsyncIterator[Runtime]:
     """A runtime on the database of `dsn`."""
     environment = replace(environment or Environment(), database_url=dsn, secret_key=SECRET_KEY)
     async with open_runtime(Settings(environment, parse_config(config_yaml, {}))) as runtime:
@@ -69,3 +68,17 @@ async def serve(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
         server.should_exit = True
         await serving
         listening.close()
+
+
+@asynccontextmanager
+async def unreachable(admin_dsn: str, dsn: str) -> AsyncIterator[None]:
+    """While the body runs nobody can connect to the database of `dsn`, and who was connected is not any more."""
+    name = database_name(dsn)
+    admin = await asyncpg.connect(admin_dsn)
+    try:
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", name)
+        yield
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    finally:
+        await admin.close()

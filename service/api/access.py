@@ -6,17 +6,18 @@ from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 
-from service.api.context import api_of
+from service.api.context import Api, api_of
+from service.api.headers import header
 from service.storage.clients import Principal
 
 
-async def authorize(request: Request, scope: str) -> Principal:
+async def authorize(request: Request, api: Api, scope: str) -> Principal:
     """The caller, if the key has the scope.
 
     Raises:
         Problem | StoreOverloaded: see `Directory.authorize`.
     """
-    principal = await api_of(request).directory.authorize(request.headers.get("authorization"), scope)
+    principal = await api.directory.authorize(header(request.scope, b"authorization"), scope)
     request.scope["client_name"] = principal.client
     return principal
 
@@ -25,6 +26,6 @@ def allowed(scope: str) -> Callable[[Request], Awaitable[Principal]]:
     """The same as a dependency, so that it comes before the check of a query."""
 
     async def dependency(request: Request) -> Principal:
-        return await authorize(request, scope)
+        return await authorize(request, api_of(request), scope)
 
     return dependency

@@ -37,7 +37,7 @@ router = APIRouter(tags=["Messages"])
 async def send_bulk(request: Request) -> Response:
     """All good recipients are committed together. A bad one is rejected alone; when all are bad the answer is 422."""
     api = api_of(request)
-    principal = await authorize(request, "send")
+    principal = await authorize(request, api, "send")
     answer, replayed = await _accept(request, api, principal)
     headers = {"Idempotency-Replayed": "true"} if replayed else None
     return Response(answer, headers=headers, media_type="application/json")

@@ -86,6 +86,7 @@ class Drafter:
         self._senders = config.senders
         self._limits = config.limits
         self._webhook_policy = webhook_policy
+        msisdn.numbering_plan()  # built now: the first request should not wait for it
 
     def message(self, body: SendRequest, principal: Principal, now: datetime) -> NewMessage:
         """The message of a send.
@@ -136,7 +137,7 @@ class Drafter:
         sender = self._senders.get(body.sender)
         if sender is None:
             yield FieldError("from", "unknown_sender", "Use a sender ID that gateway.yaml lists under `senders`.")
-        elif body.traffic not in {None, sender.traffic}:
+        elif body.traffic is not None and body.traffic is not sender.traffic:
             detail = "The sender is registered for another class of traffic. Leave `traffic` out or change the sender."
             yield FieldError("traffic", "traffic_mismatch", detail)
         if not body.message:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import orjson
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.routing import request_response
 
 from service.api.context import Api
+from service.api.headers import header
 from service.api.problems import field_errors, invalid
 from service.errors import FieldError, Problem
 from service.storage.clients import Principal
@@ -20,6 +23,14 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _JSON_TYPE: Final = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json\s*(?:;\s*charset=\"?utf-8\"?\s*)?", re.IGNORECASE)
 _KEY: Final = re.compile(r"[!-~]{1,255}")
+
+
+class RawRoute(APIRoute):
+    """A route whose handler takes the bare request: FastAPI documents it, but solves no dependencies for it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.app = request_response(self.endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +47,18 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     Raises:
         Problem: 413 when it is larger, whether it says so beforehand or not.
     """
-    declared = request.headers.get("content-length", "")
+    declared = header(request.scope, b"content-length") or ""
     if declared.isdecimal() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                raise _too_large(max_bytes)
-    except ClientDisconnect:
-        raise Problem(400, "incomplete_body", "The connection ended within the body. Send it whole.") from None
+    body, more = bytearray(), True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Problem(400, "incomplete_body", "The connection ended within the body. Send it whole.")
+        body += message.get("body", b"")
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+        more = message.get("more_body", False)
     return bytes(body)
 
 
@@ -60,7 +72,7 @@ async def read_json(request: Request, model: type[Model], max_bytes: int) -> Bod
     Raises:
         Problem: 415 by its type, 413 by its size, 400 when it is not JSON, 422 when it does not fit the model.
     """
-    if _JSON_TYPE.fullmatch(request.headers.get("content-type", "")) is None:
+    if _JSON_TYPE.fullmatch(header(request.scope, b"content-type") or "") is None:
         raise Problem(415, "not_json_type", "Send JSON with `Content-Type: application/json`.")
     raw = await read_body(request, max_bytes)
     try:
@@ -86,7 +98,7 @@ def read_key(request: Request, api: Api, principal: Principal, endpoint: str, pl
     Raises:
         Problem: 422 when it is malformed, or missing and the client must send one.
     """
-    given = request.headers.get("idempotency-key")
+    given = header(request.scope, b"idempotency-key")
     if given is None:
         if principal.require_idempotency_key:
             raise _bad_key("idempotency_key_required", "Send the header `Idempotency-Key`: this client must.")

@@ -9,11 +9,11 @@ import time
 from typing import Any, Final
 
 from prometheus_client import Counter, Histogram
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
+from service.api.headers import header
 from service.api.problems import answer
 from service.errors import Problem
 from service.metrics import Metrics
@@ -42,17 +42,17 @@ class Surround:
             await self._app(scope, receive, send)
             return
         began_s = time.perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
+        given = header(scope, b"x-request-id") or ""
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         logs.request_id.set(request_id)
-        header = (b"x-request-id", request_id.encode())
+        echo = (b"x-request-id", request_id.encode())
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), header]
+                message["headers"] = [*message.get("headers", ()), echo]
             await send(message)
 
         try:
@@ -80,7 +80,9 @@ class Surround:
         if (problem := scope.get("problem")) is not None:
             line["problem"] = problem
             self._metrics.refused.labels(problem).inc()
-        log.info("request", extra=line)
+        if log.isEnabledFor(logging.INFO):
+            # What `log.info` does, without looking for the line that called it.
+            log.handle(log.makeRecord(log.name, logging.INFO, "", 0, "request", (), None, extra=line))
 
 
 async def _apologize(scope: Scope, receive: Receive, send: Send) -> None:

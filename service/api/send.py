@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from service.api.access import authorize
 from service.api.context import Api, api_of
-from service.api.intake import read_json, read_key
+from service.api.intake import RawRoute, read_json, read_key
 from service.api.models import SendReply, SendRequest
 from service.api.openapi import IDEMPOTENCY_KEY, body_of, refusals
 from service.api.replies import json_reply, utc_text
@@ -19,7 +19,7 @@ from service.errors import Problem
 from service.pipeline.accept import Answer
 from service.storage.clients import Principal
 
-router = APIRouter(tags=["Messages"])
+router = APIRouter(tags=["Messages"], route_class=RawRoute)
 
 
 @router.post(
@@ -33,7 +33,7 @@ router = APIRouter(tags=["Messages"])
 async def send(request: Request) -> Response:
     """200 means that the message is committed to disk. Repeat with the same `Idempotency-Key` after any doubt."""
     api = api_of(request)
-    principal = await authorize(request, "send")
+    principal = await authorize(request, api, "send")
     answer = await _accept(request, api, principal)
     reply = {
         "message_id": show("msg", answer.message_id),

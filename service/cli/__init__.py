@@ -11,14 +11,8 @@ import typer
 
 from service import __version__
 from service.app import openapi_document
-from service.cli.bulk import bulk
+from service.cli import bulk, check, dev, keys, modes, send, simulator
 from service.cli.caller import GatewayUnreachable, RequestRefused
-from service.cli.check import check
-from service.cli.dev import dev
-from service.cli.keys import keys
-from service.cli.modes import all_, migrate, serve, worker
-from service.cli.send import lookup, send
-from service.cli.simulator import simulator
 from service.errors import GatewayError
 
 app = typer.Typer(
@@ -44,19 +38,19 @@ def _options(
 
 _RUN, _PREPARE, _USE = "Run", "Prepare", "Use"
 for panel, name, command in (
-    (_RUN, "dev", dev),
-    (_RUN, "all", all_),
-    (_RUN, "serve", serve),
-    (_RUN, "worker", worker),
-    (_RUN, "simulator", simulator),
-    (_PREPARE, "check", check),
-    (_PREPARE, "migrate", migrate),
-    (_USE, "send", send),
-    (_USE, "bulk", bulk),
-    (_USE, "lookup", lookup),
+    (_RUN, "dev", dev.dev),
+    (_RUN, "all", modes.all_),
+    (_RUN, "serve", modes.serve),
+    (_RUN, "worker", modes.worker),
+    (_RUN, "simulator", simulator.simulator),
+    (_PREPARE, "check", check.check),
+    (_PREPARE, "migrate", modes.migrate),
+    (_USE, "send", send.send),
+    (_USE, "bulk", bulk.bulk),
+    (_USE, "lookup", send.lookup),
 ):
     app.command(name, rich_help_panel=panel)(command)
-app.add_typer(keys, name="keys", rich_help_panel=_PREPARE)
+app.add_typer(keys.keys, name="keys", rich_help_panel=_PREPARE)
 
 
 @app.command(rich_help_panel=_USE)

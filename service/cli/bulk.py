@@ -97,11 +97,19 @@ def _send_group(caller: Caller, body: dict[str, Any]) -> tuple[int, _Rejected]:
     except RequestRefused as error:
         if error.problem.get("code") != "no_valid_recipients":
             raise
-        return 0, [(number, "", str(error)) for number in body["recipients"]]
+        return 0, list(_refusals_of(body["recipients"], error.problem))
     if replayed:
         typer.echo(f"{answer['batch_id']} was sent before. Nothing new was sent.", err=True)
     errors = ((result["to"], result["error"]) for result in answer["results"] if "error" in result)
     return answer["accepted"], [(to, error["code"], error["detail"]) for to, error in errors]
+
+
+def _refusals_of(numbers: list[str], problem: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What a group of bad numbers only is told: one error for each, with the field `recipients.<index>`."""
+    errors = {error["field"]: error for error in problem["errors"]}
+    for index, number in enumerate(numbers):
+        error = errors.get(f"recipients.{index}", problem)
+        yield number, error["code"], error["detail"]
 
 
 def _progress() -> Progress:

@@ -9,22 +9,30 @@ from typing import Annotated, Any, Final, Self
 import httpx
 import typer
 
-from service.errors import GatewayError
+from service.cli.secret_files import checked_api_key
+from service.errors import ConfigurationError, GatewayError
 
 Url = Annotated[str, typer.Option(help="Where the gateway is.", envvar="SMS_URL")]
 ApiKey = Annotated[str, typer.Option(help="An API key of it.", envvar=["SMS_API_KEY", "SMSROUTE_API_KEY"])]
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
-_PATIENCE_S: Final = 30.0
-_LONGEST_PAUSE_S: Final = 5.0
+_FIRST_PAUSE_S: Final = 0.2
+_LONGEST_PAUSE_S: Final = 2.0
+_PATIENCE_S: Final = 10.0
+_PATIENCE_WHEN_TOLD_S: Final = 600.0
+"""How long in all to wait as `Retry-After` says, when a limit is exceeded."""
+
+_LATER: Final = {429: _PATIENCE_WHEN_TOLD_S, 503: _PATIENCE_S}
 
 
 class RequestRefused(GatewayError):
     """The gateway refused; `problem` is its answer (RFC 9457)."""
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
-        fields = [f"\n  {error.get('field')}: {error.get('detail')}" for error in problem.get("errors", [])]
-        super().__init__(f"{status} {problem.get('code', '')}: {problem.get('detail', '')}{''.join(fields)}")
+        details = [f"{error['field']}: {error['detail']}" for error in problem.get("errors", [])]
+        super().__init__(
+            "\n  ".join([f"{status} {problem.get('code', '')}", *(details or [problem.get("detail", "")])])
+        )
         self.status = status
         self.problem = problem
 
@@ -34,13 +42,17 @@ class GatewayUnreachable(GatewayError):
 
 
 class Caller:
-    """Calls one gateway. A request that failed on the way is repeated for half a minute.
+    """Calls one gateway. What failed on the way is repeated for 10 s; where a limit is exceeded we wait as told.
 
     That is safe: reads change nothing, and everything else carries an idempotency key.
+
+    Raises:
+        ConfigurationError: the URL or the key is none.
     """
 
     def __init__(self, url: str, api_key: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {api_key}"}, timeout=30)
+        headers = {"Authorization": f"Bearer {checked_api_key('SMS_API_KEY', api_key)}"}
+        self._http = httpx.Client(base_url=_checked(url), headers=headers, timeout=30)
         self._url = url
         self._sleep = sleep
 
@@ -65,22 +77,21 @@ class Caller:
         return self._json(response), response.headers.get("Idempotency-Replayed") == "true"
 
     def _answer(self, method: str, path: str, body: dict[str, Any] | None, headers: dict[str, str]) -> httpx.Response:
-        """The first answer that is worth having: not a broken connection, not "later"."""
-        waited_s, pause_s = 0.0, 0.2
+        """The first answer that is not "later"."""
+        waited_s, pause_s = 0.0, _FIRST_PAUSE_S
         while True:
             try:
                 response = self._http.request(method, path, json=body, headers=headers)
             except httpx.TransportError as error:
-                trouble, told_s = f"{type(error).__name__}: {error}", 0.0
-            except httpx.InvalidURL as error:
-                raise GatewayUnreachable(f"{self._url} is not a URL: {error}") from error
+                trouble, told_s, patience_s = f"{type(error).__name__}: {error}", 0.0, _PATIENCE_S
             else:
-                if response.status_code not in {429, 503}:
+                if response.status_code not in _LATER:
                     return response
                 trouble, told_s = f"HTTP {response.status_code}", _retry_after_s(response)
+                patience_s = _LATER[response.status_code]
             pause_s = max(pause_s, told_s)
-            if waited_s + pause_s > _PATIENCE_S:
-                raise GatewayUnreachable(f"The gateway at {self._url} does not answer ({trouble}): is it running?")
+            if waited_s + pause_s > patience_s:
+                raise GatewayUnreachable(f"The gateway at {self._url} does not answer ({trouble}). Is it running?")
             self._sleep(pause_s)
             waited_s, pause_s = waited_s + pause_s, min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -94,6 +105,16 @@ class Caller:
         if not response.is_success:
             raise RequestRefused(response.status_code, answer)
         return answer
+
+
+def _checked(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigurationError(f"SMS_URL is no URL: {error}.") from error
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise ConfigurationError(f"SMS_URL must look like {DEFAULT_URL}.")
+    return parsed
 
 
 def _retry_after_s(response: httpx.Response) -> float:

@@ -26,7 +26,7 @@ CLIENT: Final = "dev"
 SIMULATORS: Final = ("primary", "fallback")
 """Their ports follow the gateway's, in this order."""
 
-_CONFIG: Final = Path(__file__).parent / "dev.yaml"
+CONFIG: Final = Path(__file__).parent / "dev.yaml"
 
 
 def dev() -> None:
@@ -38,16 +38,17 @@ def dev() -> None:
 async def _trial(environ: Mapping[str, str]) -> AsyncIterator[None]:
     environment = _completed(Environment.read(environ))
     configure_logs(environment.log_level if "SMS_GATEWAY_LOG_LEVEL" in environ else "WARNING")
-    simulators = [_simulator(environment, name, number) for number, name in enumerate(SIMULATORS, 1)]
-    variables = {**environ, **dict(_variables(simulators))}
-    config = load_config(environment.config if "SMS_GATEWAY_CONFIG" in environ else _CONFIG, variables)
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listening(environment.host, environment.port))
+        simulators = [_simulator(environment, name, number) for number, name in enumerate(SIMULATORS, 1)]
+        variables = {**environ, **dict(_variables(simulators))}
+        config = load_config(environment.config if "SMS_GATEWAY_CONFIG" in environ else CONFIG, variables)
         environment = await stack.enter_async_context(with_database(environment))
         await bring_up_to_date(str(environment.database_url))
         for simulator in simulators:
             await stack.enter_async_context(simulating(simulator))
-        runtime = await stack.enter_async_context(gateway(Settings(environment, config), listener, api=True, work=True))
+        settings = Settings(environment, config)
+        runtime = await stack.enter_async_context(gateway(settings, listener, api=True, work=True))
         await _bootstrap(runtime)
         typer.echo(_welcome(environment, simulators))
         yield

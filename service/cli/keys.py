@@ -23,7 +23,12 @@ from service.storage.clients import ClientStore
 from service.storage.database import Database
 
 _LONGEST_NAME: Final = 64
+_WIDTH: Final = 120
+"""What the table needs. On a narrower terminal its lines wrap, which is better than ids that are cut."""
+
 SCOPES: Final = ("send", "hlr", "read", "admin")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
@@ -37,11 +42,13 @@ def _read_scopes(text: str) -> str:
 
 @keys.command()
 def create(
+    *,
     client: Annotated[str, typer.Option(help="Made if there is none of this name.", metavar="NAME")],
     scopes: Annotated[str, typer.Option(help="send, hlr, read, admin", callback=_read_scopes)] = "send,hlr,read",
     webhook_secret: Annotated[
         str | None, typer.Option(help="Signs this client's webhooks. Default: its present one, or a new one.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a key. It is printed once and cannot be shown again."""
     name = client.strip()
@@ -49,8 +56,13 @@ def create(
         raise typer.BadParameter(f"a client's name has 1 to {_LONGEST_NAME} visible characters")
     if webhook_secret is not None:
         checked_webhook_secret("--webhook-secret", webhook_secret)
+    wanted = list(dict.fromkeys(scopes.split(",")))
     api_key = new_api_key()
-    key_id, secret = asyncio.run(_create(name, api_key, list(dict.fromkeys(scopes.split(","))), webhook_secret))
+    key_id, secret = asyncio.run(_create(name, api_key, wanted, webhook_secret))
+    if as_json:
+        made = {"id": str(key_id), "client": name, "key": api_key, "scopes": wanted, "webhook_secret": secret}
+        typer.echo(json.dumps(made, indent=2))
+        return
     typer.echo(f"key id          {key_id}")
     typer.echo(f"API key         {api_key}")
     typer.echo(f"webhook secret  {secret}")
@@ -75,23 +87,17 @@ async def _create(name: str, api_key: str, scopes: list[str], given: str | None)
 
 
 @keys.command("list")
-def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False) -> None:
+def list_(*, as_json: AsJson = False) -> None:
     """List every key ever made."""
     rows = [_shown(row) for row in asyncio.run(_list())]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("id", "client", "key", "scopes", "created", "revoked")
+    table = Table("id", "client", "key", "scopes", "created", "revoked", box=None)
     for row in rows:
-        table.add_row(
-            row["id"],
-            row["client"],
-            f"{row['hint']}...",
-            ",".join(row["scopes"]),
-            row["created_at"],
-            row["revoked_at"] or "",
-        )
-    Console(soft_wrap=True).print(table)
+        days = (row["created_at"][:10], (row["revoked_at"] or "")[:10])
+        table.add_row(row["id"], row["client"], f"{row['hint']}...", ",".join(row["scopes"]), *days)
+    Console(width=max(_WIDTH, Console().width)).print(table)
 
 
 async def _list() -> list[Mapping[str, Any]]:

@@ -20,6 +20,8 @@ from service.pipeline.worker import working
 from service.runtime import Runtime, open_runtime
 from service.settings import Environment, Settings, load_config
 
+log = logging.getLogger(__name__)
+
 
 def serve() -> None:
     """Answer the HTTP API. Messages are delivered by `worker`."""
@@ -51,6 +53,7 @@ async def gateway(settings: Settings, listener: socket.socket, *, api: bool, wor
             await stack.enter_async_context(working(runtime))
         app = create_app(runtime) if api else create_worker_app(runtime)
         await stack.enter_async_context(answering(app, listener, settings.environment.drain_s))
+        log.info("up", extra={"url": settings.environment.base_url, "api": api, "worker": work})
         yield runtime
 
 

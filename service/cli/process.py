@@ -16,29 +16,35 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from service.errors import ConfigurationError
 
+_HURRY_S = 1.0
+_LAST_PORT = 65535
 _KEEP_ALIVE_S = 75  # longer than the idle timeout of common load balancers, so that they close first
 
 
 def run(running: AbstractAsyncContextManager[object]) -> None:
     """Enter `running`, stay in it until SIGINT or SIGTERM, and leave it: that is when everything drains and stops.
 
-    A signal also ends the entering. Each further signal cuts short whatever the leaving waits for.
+    A signal also ends the entering. After a second one no part of the leaving gets more than a second.
 
     Raises:
         typer.Exit: with code 1, when a part of `running` cancelled it because it cannot go on.
     """
-    signals: list[int] = []
+    signals = 0
 
     async def stay() -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - this is one
+        loop = asyncio.get_running_loop()
 
-        def stop(number: int) -> None:
-            signals.append(number)
+        def stop() -> None:
+            nonlocal signals
+            signals += 1
             task.cancel()
+            if signals > 1:
+                loop.call_later(_HURRY_S, stop)
 
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+            loop.add_signal_handler(number, stop)
         async with running:
             await asyncio.Event().wait()
 
@@ -58,23 +64,25 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     Raises:
         ConfigurationError: the port is in use, or the address is not one of this machine.
     """
+    if not 0 < port <= _LAST_PORT:  # the system would take the number modulo 65536
+        raise ConfigurationError(f"SMS_GATEWAY_PORT is {port}: it must be from 1 to {_LAST_PORT}.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise _cannot_listen(host, port, error) from error
     with listener:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(2048)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise _cannot_listen(host, port, error) from error
         yield listener
 
 
-def _cannot_listen(host: str, port: int, error: Exception) -> ConfigurationError:
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+def _cannot_listen(host: str, port: int, error: OSError) -> ConfigurationError:
+    if error.errno == errno.EADDRINUSE:
         return ConfigurationError(f"Port {port} of {host} is in use: stop what uses it, or set SMS_GATEWAY_PORT.")
     return ConfigurationError(
         f"Cannot listen on {host}, port {port} ({error}): set SMS_GATEWAY_HOST, SMS_GATEWAY_PORT."

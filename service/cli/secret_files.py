@@ -30,17 +30,31 @@ def new_secret_key() -> str:
 
 
 def kept(path: Path, make: Callable[[], str]) -> str:
-    """The secret in the file at `path`. Where there is none, a new one is made and kept there (mode 0600)."""
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".new")
-        draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(make() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
-    return path.read_text().strip()
+    """The secret in the file at `path`. Where there is none, a new one is made and kept there (mode 0600).
+
+    Raises:
+        ConfigurationError: the file can be neither read nor written.
+    """
+    try:
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write(path, make())
+        return path.read_text().strip()
+    except OSError as error:
+        raise ConfigurationError(
+            f"The secret in {path} cannot be kept ({error.strerror}). Use another data folder (SMS_GATEWAY_DATA_DIR)."
+        ) from error
+
+
+def _write(path: Path, secret: str) -> None:
+    """Writes the file whole or not at all."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
 
 
 def checked_api_key(name: str, api_key: str) -> str:

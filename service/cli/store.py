@@ -34,8 +34,9 @@ async def with_database(environment: Environment) -> AsyncIterator[Environment]:
     if environment.database_url is not None:
         yield environment
         return
+    environment = with_secret_key(environment)
     async with EmbeddedPostgres(environment.data_dir) as dsn:
-        yield with_secret_key(replace(environment, database_url=dsn))
+        yield replace(environment, database_url=dsn)
 
 
 @asynccontextmanager
@@ -47,11 +48,11 @@ async def with_any_database(environment: Environment) -> AsyncIterator[Environme
         return
     running = EmbeddedPostgres(environment.data_dir).running()
     if running is not None:
-        yield with_secret_key(replace(environment, database_url=running))
+        yield replace(with_secret_key(environment), database_url=running)
         return
-    async with EmbeddedPostgres(environment.data_dir) as dsn:
-        await bring_up_to_date(dsn)
-        yield with_secret_key(replace(environment, database_url=dsn))
+    async with with_database(environment) as complete:
+        await bring_up_to_date(str(complete.database_url))
+        yield complete
 
 
 async def bring_up_to_date(dsn: str) -> None:

@@ -54,7 +54,7 @@ class Deliver:
         self._submit = submit
         self._routes = routes_of(runtime.config)
         self._receipt_wait_s = runtime.config.limits.receipt_wait_hours * 3600
-        self._lanes = [Lane(runtime, lease, lane, self._deliver) for lane in Traffic]
+        self._lanes = [Lane(runtime, lease, lane, self.deliver) for lane in Traffic]
 
     async def run(self) -> None:
         """Work until cancelled; what is under way then goes on until `drain`."""
@@ -72,7 +72,7 @@ class Deliver:
         """The messages that are worked on."""
         return [message_id for lane in self._lanes for message_id in lane.under_way]
 
-    async def _deliver(self, message: Claimed) -> None:
+    async def deliver(self, message: Claimed) -> None:
         """Take one message from its claim to its settlement."""
         try:
             settlement = await self._decide(message, time.monotonic())

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from service.domain.health import Breaker, BreakerState
 from service.domain.message import Traffic
-from service.metrics import Metrics
 from service.runtime import ProviderAccount, Runtime
 from service.storage.batch import Batcher
 from service.storage.pacing import PacingStore, Slot
@@ -31,13 +30,14 @@ class Busy(Exception):
 
 
 class Gate:
-    """One provider's gate in this process. The pace is shared with every other process."""
+    """One provider's gate in this process. The pace is shared with every other process. `now` is the breaker's clock."""
 
-    def __init__(self, account: ProviderAccount, runtime: Runtime) -> None:
+    def __init__(self, account: ProviderAccount, runtime: Runtime, now: Callable[[], float] = time.monotonic) -> None:
         self.account = account
+        self._now = now
         settings = account.settings
-        self._metrics: Metrics = runtime.metrics
         self._breaker = Breaker()
+        runtime.metrics.breaker.labels(account.name).set_function(lambda: _STATE_VALUES[self._breaker.state(now())])
         self._paused_until_s = 0.0
         self._all_calls = asyncio.Semaphore(settings.max_in_flight)
         self._other_calls = asyncio.Semaphore(max(1, int(settings.max_in_flight * (1 - settings.otp_reserve))))
@@ -61,15 +61,14 @@ class Gate:
             await pace.wait()
         async with self._in_flight(traffic):
             self._check_open()
-            now_s = time.monotonic()
-            if not self._breaker.allows(now_s):
-                raise Busy(self._breaker.retry_at_s(now_s) - now_s, down=True)
+            self._breaker.allows(self._now())  # takes the one probe, where the breaker is half open
             yield
 
     def _check_open(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._now()
         if (wait_s := self._breaker.retry_at_s(now_s) - now_s) > 0:
-            raise Busy(wait_s, down=True)
+            probing = self._breaker.state(now_s) is BreakerState.HALF_OPEN  # what it finds is known soon
+            raise Busy(min(wait_s, PATIENCE_S) if probing else wait_s, down=True)
         if (wait_s := self._paused_until_s - now_s) > 0:
             raise Busy(wait_s)
 
@@ -94,13 +93,11 @@ class Gate:
 
     def record(self, *, success: bool) -> None:
         """Tell the breaker what came of a call."""
-        now_s = time.monotonic()
-        self._breaker.record(success, now_s)
-        self._metrics.breaker.labels(self.account.name).set(_STATE_VALUES[self._breaker.state(now_s)])
+        self._breaker.record(success, self._now())
 
     def pause(self, seconds: float) -> None:
         """The provider asked not to be called for a while."""
-        self._paused_until_s = max(self._paused_until_s, time.monotonic() + seconds)
+        self._paused_until_s = max(self._paused_until_s, self._now() + seconds)
 
 
 class Pace:

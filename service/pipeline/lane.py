@@ -60,7 +60,7 @@ class Lane:
 
     async def _claim(self, free: int) -> int:
         try:
-            await self._refresh_floors()
+            self._reset_floors()
             messages = await self._runtime.queue.claim(self._traffic, self._lease.worker_id, self._floors, free)
         except StoreError as error:
             self._runtime.metrics.worker_errors.labels("claim").inc()
@@ -77,14 +77,16 @@ class Lane:
         self._runtime.metrics.in_flight.labels(self._traffic.value).set(len(self.under_way))
         return len(messages)
 
-    def _done(self, message_id: UUID, _: asyncio.Task[None]) -> None:
+    def _done(self, message_id: UUID, task: asyncio.Task[None]) -> None:
         full = len(self.under_way) >= self._limit
-        del self.under_way[message_id]
+        # A message that was put back may have been claimed again already, before this task had quite ended.
+        if self.under_way.get(message_id) is task:
+            del self.under_way[message_id]
         if full:
             self._wake.set()
 
-    async def _refresh_floors(self) -> None:
+    def _reset_floors(self) -> None:
         """Look from the beginning again now and then: a slow commit can be due before what was claimed last."""
         if time.monotonic() >= self._floors_until_s:
-            self._floors = dict.fromkeys(await self._runtime.queue.clients(), _LONG_AGO)
+            self._floors.clear()
             self._floors_until_s = time.monotonic() + _FLOOR_LIFETIME_S

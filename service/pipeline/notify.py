@@ -73,9 +73,8 @@ class Notify:
 
     async def _claim(self, free: int) -> int:
         per_target = self._settings.per_target
-        busy = [target for target, calls in self._busy.items() if calls >= per_target]
         try:
-            deliveries = await self._outbox.claim(self._lease.worker_id, free, per_target, busy)
+            deliveries = await self._outbox.claim(self._lease.worker_id, free, per_target, self._busy)
         except StoreError as error:
             self._metrics.worker_errors.labels("notify").inc()
             log.warning("no webhook could be claimed", extra={"error": str(error)})
@@ -87,8 +86,9 @@ class Notify:
             task.add_done_callback(partial(self._done, delivery))
         return len(deliveries)
 
-    def _done(self, delivery: Delivery, _: asyncio.Task[None]) -> None:
-        del self._under_way[delivery.id]
+    def _done(self, delivery: Delivery, task: asyncio.Task[None]) -> None:
+        if self._under_way.get(delivery.id) is task:
+            del self._under_way[delivery.id]
         self._busy[delivery.target] -= 1
         if self._busy[delivery.target] <= 0:
             del self._busy[delivery.target]
@@ -99,7 +99,7 @@ class Notify:
             response = await self._post(delivery)
             await self._settle(delivery, response)
         except StoreError as error:
-            # The lease brings it back: the endpoint may see it twice, with the same webhook-id.
+            # Recovery brings it back: the endpoint may see it twice, with the same webhook-id.
             log.warning("a webhook's result was not stored", extra={"error": str(error)})
         except Exception:
             self._metrics.worker_errors.labels("notify").inc()

@@ -6,7 +6,7 @@ import logging
 import time
 from uuid import UUID
 
-from service.domain.receipt import NUMBER_IS_DEAD, Receipt
+from service.domain.receipt import NUMBER_IS_DEAD, Receipt, reason_for
 from service.errors import ForgedReceipt, Problem, UnreadableReceipt
 from service.pipeline.lookup import Lookup
 from service.providers.adapter import Callback
@@ -62,7 +62,8 @@ class Receive:
         if applied.became is not None:
             self._hints.webhooks.set()
             if applied.became != "sent":
-                self._metrics.ended.labels(applied.became, "").inc()
+                reason = reason_for(news.status, news.error_code) or ""
+                self._metrics.ended.labels(applied.became, reason).inc()
         if applied.fresh and applied.recipient and news.error_code in NUMBER_IS_DEAD and news.status == "undelivered":
             await self._lookup.learn_dead(applied.recipient, news.error_code, source=f"receipt:{news.provider}")
 

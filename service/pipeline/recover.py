@@ -19,6 +19,7 @@ from service.storage.queue import Move, Settlement
 log = logging.getLogger(__name__)
 
 _ROUND_S = 1.0
+_MEASURE_S = 5.0
 _TIDY_S = 60.0
 _ORPHAN_AGE = timedelta(days=7)
 
@@ -36,6 +37,7 @@ class Recover:
         self._receive = receive
         self._notify = notify
         self._suspects: set[UUID] = set()
+        self._measure_at_s = 0.0
         self._tidy_at_s = 0.0
 
     async def run(self) -> None:
@@ -54,9 +56,11 @@ class Recover:
         await self._free_strays()
         await self._receive.match_orphans()
         await self._give_up_on_receipts()
-        for lane, (depth, oldest_s) in (await self._upkeep.lane_depths()).items():
-            self._metrics.lane_depth.labels(lane).set(depth)
-            self._metrics.lane_oldest_s.labels(lane).set(oldest_s)
+        if time.monotonic() >= self._measure_at_s:
+            for lane, (depth, oldest_s) in (await self._upkeep.lane_depths()).items():
+                self._metrics.lane_depth.labels(lane).set(depth)
+                self._metrics.lane_oldest_s.labels(lane).set(oldest_s)
+            self._measure_at_s = time.monotonic() + _MEASURE_S
         if time.monotonic() >= self._tidy_at_s:
             await self._upkeep.forget_keys()
             await self._runtime.receipts.forget_old_orphans(_ORPHAN_AGE)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from service.domain.ids import new_id
 from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.routing import Route
-from service.errors import LeaseLost, MaybeSent, NotSent
+from service.errors import LeaseLost, MaybeSent, NotSent, TargetRefused
 from service.pipeline.gate import Busy, Gate
 from service.providers.adapter import Submission
 from service.runtime import Runtime
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 
 _OTP_PATIENCE_S = 2.0
 """An OTP rather goes to the next provider than wait longer than this for a busy one."""
-_LEASE_MARGIN_S = 1.0
 _MAX_THROTTLE_S = 300.0
 
 
@@ -79,14 +79,14 @@ class _Tour:
 class Submit:
     """Takes a message through the providers of its route until one has it or none can."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, now: Callable[[], float] = time.monotonic) -> None:
         self._queue = runtime.queue
         self._keyring = runtime.keyring
         self._http = runtime.provider_http
         self._metrics = runtime.metrics
         self._base_url = runtime.settings.environment.base_url
         self._otp_repeat_s = runtime.config.deliver.otp_repeat_s
-        self._gates = {name: Gate(account, runtime) for name, account in runtime.providers.items()}
+        self._gates = {name: Gate(account, runtime, now) for name, account in runtime.providers.items()}
 
     async def __call__(self, work: Work) -> Settlement:
         """The settlement that ends this round. Attempts that led nowhere have been settled on the way.
@@ -135,7 +135,7 @@ class Submit:
                 wait_s = _throttled(work, gate, outcome)
                 tour.wait(wait_s, elsewhere=wait_s > work.patience_s)
             case Unavailable():
-                pass
+                tour.waits_s.append(_backoff_s(work))
         return None
 
     async def _resolve(self, work: Work, doubt: Tried, *, fresh: bool) -> Settlement | None:
@@ -194,7 +194,7 @@ class Submit:
         """Write the attempt, then call. The call ends before the lease does."""
         message, account = work.message, gate.account
         begun = await self._queue.begin(Begin(attempt_id, message.id, account.name, message.worker_id))
-        if begun is None or begun.lease_s <= _LEASE_MARGIN_S:
+        if begun is None:
             raise LeaseLost(str(message.id))
         if not message.tried:
             self._metrics.to_provider_s.labels(message.traffic.value).observe(
@@ -211,9 +211,8 @@ class Submit:
             idempotency_key=f"{message.id.hex}:{account.name}",
             callback_url=f"{self._base_url}/v1/receipts/{account.name}/{token}" if per_message else None,
         )
-        timeout_s = min(account.settings.timeout_s, begun.lease_s - _LEASE_MARGIN_S)
         began_s = time.monotonic()
-        outcome = await self._exchange(gate, submission, timeout_s)
+        outcome = await self._exchange(gate, submission, min(account.settings.timeout_s, begun.call_s))
         self._metrics.submit_s.labels(account.name).observe(time.monotonic() - began_s)
         self._metrics.submits.labels(account.name, outcomes.name(outcome)).inc()
         gate.record(success=not isinstance(outcome, Unavailable | Unknown | Refused))
@@ -225,7 +224,7 @@ class Submit:
         adapter = gate.account.adapter
         try:
             response = await self._http.send(adapter.send_request(submission), timeout_s=timeout_s)
-        except NotSent as error:
+        except (NotSent, TargetRefused) as error:
             return Unavailable(str(error))
         except MaybeSent as error:
             return Unknown(str(error))

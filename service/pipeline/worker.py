@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,8 @@ from service.pipeline.recover import Recover
 from service.pipeline.screen import Screen
 from service.pipeline.submit import Submit
 from service.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -41,7 +44,9 @@ async def working(runtime: Runtime) -> AsyncIterator[None]:
     finally:
         for loop in loops:
             loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        for ended in await asyncio.gather(*loops, return_exceptions=True):
+            if isinstance(ended, Exception):
+                log.error("a worker loop ended", exc_info=ended)
         drain_s = runtime.settings.environment.drain_s
         await asyncio.gather(deliver.drain(drain_s), notify.drain(drain_s))
         keeping.cancel()

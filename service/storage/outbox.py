@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -62,10 +62,12 @@ class Outbox:
         self._database = database
         self._results: Batcher[DeliveryResult, None] = Batcher(self._settle, lock_key=lambda item: item.delivery_id.int)
 
-    async def claim(self, worker_id: UUID, limit: int, per_target: int, busy: list[str]) -> list[Delivery]:
-        """At most `limit` due webhooks, `per_target` for each target that is neither blocked nor in `busy`."""
+    async def claim(self, worker_id: UUID, limit: int, per_target: int, calls: Mapping[str, int]) -> list[Delivery]:
+        """At most `limit` due webhooks, and of each target at most `per_target`, its `calls` under way included."""
         async with self._database.writing() as connection:
-            rows = await connection.fetch(_SQL["claim_deliveries"], worker_id, limit, per_target, busy)
+            rows = await connection.fetch(
+                _SQL["claim_deliveries"], worker_id, limit, per_target, list(calls), list(calls.values())
+            )
         return [Delivery(**row) for row in rows]
 
     async def settle(self, result: DeliveryResult) -> None:

@@ -65,9 +65,9 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The attempt is on disk. The call must end within `lease_s`; `validity_s` is the same on every repeat."""
+    """The attempt is on disk. The call must end within `call_s`; `validity_s` is the same on every repeat."""
 
-    lease_s: float
+    call_s: float
     validity_s: int
 
 
@@ -117,12 +117,8 @@ class MessageQueue:
             self._settle, lock_key=lambda item: item.message_id.int
         )
 
-    async def clients(self) -> list[UUID]:
-        """Everybody whose messages a claim goes round."""
-        return [row["id"] for row in await self._database.fetch(_SQL["clients"])]
-
     async def claim(self, lane: Traffic, worker_id: UUID, floors: dict[UUID, datetime], limit: int) -> list[Claimed]:
-        """At most `limit` due messages of a lane, a turn for each client of `floors`."""
+        """At most `limit` due messages of a lane, a turn for each client; none due before its client's floor."""
         async with self._database.writing() as connection:
             rows = await connection.fetch(
                 _SQL["claim"], lane.value, list(floors), list(floors.values()), limit, worker_id
@@ -142,7 +138,7 @@ class MessageQueue:
                 [item.provider for item in items],
                 [item.worker_id for item in items],
             )
-        begun = {row["id"]: Begun(row["lease_s"], row["validity_s"]) for row in rows}
+        begun = {row["id"]: Begun(row["call_s"], row["validity_s"]) for row in rows}
         return [begun.get(item.attempt_id) for item in items]
 
     async def settle(self, item: Settlement) -> str | None:

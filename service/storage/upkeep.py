@@ -10,6 +10,7 @@ from service.storage.sql import queries
 
 _SQL = queries("recover")
 _AT_ONCE = 500
+_KEYS_AT_ONCE = 5000
 _DEPTH_CAP = 10_000
 
 
@@ -58,7 +59,8 @@ class Upkeep:
 
     async def forget_keys(self) -> None:
         """Drop idempotency keys that have expired."""
-        await self._database.execute(_SQL["forget_keys"])
+        while await self._database.execute(_SQL["forget_keys"], _KEYS_AT_ONCE) == f"DELETE {_KEYS_AT_ONCE}":
+            pass
 
     async def lane_depths(self) -> dict[str, tuple[int, float]]:
         """For each lane: how many messages are due (counted up to 10,000) and for how long the oldest has been."""

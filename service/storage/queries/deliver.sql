@@ -1,15 +1,16 @@
 -- name: claim
 -- Gives due messages of one lane to a worker, going round the clients so that none fills the lane.
 -- $1 lane, $2 clients, $3 for each a floor of due_at (skips index entries of messages claimed long ago, which stay in
--- the way while an old snapshot is open), $4 how many, $5 worker.
+-- the way while an old snapshot is open; a client without one has none), $4 how many, $5 worker.
 WITH candidates AS (
-    SELECT q.id, q.due_at, row_number() OVER (PARTITION BY c.client_id ORDER BY q.due_at) AS turn
-    FROM unnest($2::uuid[], $3::timestamptz[]) AS c (client_id, floor_at)
+    SELECT q.id, q.due_at, row_number() OVER (PARTITION BY c.id ORDER BY q.due_at) AS turn
+    FROM clients AS c
+    LEFT JOIN unnest($2::uuid[], $3::timestamptz[]) AS f (client_id, floor_at) ON f.client_id = c.id
     CROSS JOIN LATERAL (
         SELECT m.id, m.due_at
         FROM messages AS m
-        WHERE m.traffic = $1 AND m.client_id = c.client_id AND m.status IN ('queued', 'sending')
-          AND m.due_at >= c.floor_at AND m.due_at <= now()
+        WHERE m.traffic = $1 AND m.client_id = c.id AND m.status IN ('queued', 'sending')
+          AND m.due_at >= coalesce(f.floor_at, '-infinity') AND m.due_at <= now()
         ORDER BY m.due_at
         LIMIT $4
     ) AS q
@@ -41,13 +42,10 @@ CROSS JOIN LATERAL (
     WHERE message_id = c.id
 ) AS a
 
--- name: clients
--- Whose messages a claim goes round.
-SELECT id FROM clients
-
 -- name: begin_attempts
--- Writes attempts before their calls, and only for messages that are still the worker's, whose lease holds and which
--- have not expired. A known attempt is a repeat: same key, same body, one call more.
+-- Writes attempts before their calls, and only for messages that are still the worker's, whose lease holds for more
+-- than a second and which have not expired. A known attempt is a repeat: same key, same body, one call more.
+-- call_s ends a second before the lease, by the clock (this statement may have waited for a lock).
 -- $1 attempts, $2 messages, $3 providers, $4 workers.
 WITH owned AS MATERIALIZED (
     SELECT id, worker_id, expires_at
@@ -56,10 +54,10 @@ WITH owned AS MATERIALIZED (
     ORDER BY id
     FOR NO KEY UPDATE
 ), allowed AS (
-    SELECT i.id, i.message_id, i.provider, o.expires_at, w.expires_at - now() AS lease
+    SELECT i.id, i.message_id, i.provider, o.expires_at, w.expires_at - clock_timestamp() - interval '1 second' AS call
     FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[]) AS i (id, message_id, provider, worker_id)
     JOIN owned AS o ON o.id = i.message_id AND o.worker_id = i.worker_id
-    JOIN workers AS w ON w.id = i.worker_id AND w.expires_at > now()
+    JOIN workers AS w ON w.id = i.worker_id AND w.expires_at > clock_timestamp() + interval '1 second'
 ), written AS (
     INSERT INTO attempts AS a (id, message_id, provider)
     SELECT id, message_id, provider FROM allowed
@@ -67,7 +65,7 @@ WITH owned AS MATERIALIZED (
     RETURNING a.id, a.started_at
 )
 SELECT w.id,
-       extract(epoch FROM a.lease)::float8 AS lease_s,
+       extract(epoch FROM a.call)::float8 AS call_s,
        greatest(1, floor(extract(epoch FROM a.expires_at - w.started_at)))::int AS validity_s
 FROM written AS w
 JOIN allowed AS a USING (id)
@@ -92,7 +90,10 @@ WITH input AS (
     SET outcome = i.outcome, reason = i.reason, code = i.code, ended_at = now(),
         provider_message_id = coalesce(i.provider_message_id, a.provider_message_id), open = a.open AND NOT i.closes
     FROM input AS i
-    WHERE a.id = i.attempt_id AND (a.outcome IS NULL OR a.outcome = 'unknown')
+    -- What a receipt said stands; an answer that agrees with it adds the provider's id. An answer that closes speaks of
+    -- the first call only, so it is too late once another worker has repeated that call.
+    WHERE a.id = i.attempt_id AND (a.outcome IS NULL OR a.outcome IN ('unknown', i.outcome))
+      AND NOT (i.move = 'keep' AND i.closes AND a.calls > 1)
 ), given_up AS (
     UPDATE attempts AS a
     SET open = false
@@ -103,7 +104,7 @@ WITH input AS (
            CASE WHEN i.move IN ('fail', 'put_back') AND EXISTS (
                     SELECT FROM attempts AS a
                     WHERE a.message_id = i.message_id AND a.open
-                      AND (a.id IS DISTINCT FROM i.attempt_id OR NOT i.closes)
+                      AND (a.id IS DISTINCT FROM i.attempt_id OR NOT i.closes OR a.outcome = 'accepted')
                 )
                 THEN CASE i.move WHEN 'fail' THEN 'hold' ELSE 'park' END
                 ELSE i.move

@@ -1,7 +1,7 @@
 -- name: claim_deliveries
--- Gives due webhooks to a worker, target by target: a blocked or busy target is passed over, and one that failed last
--- time gets a single probe. The recursion hops from target to target along the index.
--- $1 worker, $2 how many, $3 how many a target, $4 targets that are busy.
+-- Gives due webhooks to a worker, target by target, first to those that it calls least: a blocked target is passed over,
+-- and one that failed last time gets a single probe. The recursion hops from target to target along the index.
+-- $1 worker, $2 how many, $3 how many a target, $4 targets that are being called, $5 how often.
 WITH RECURSIVE targets AS (
     (SELECT target FROM webhook_deliveries WHERE due_at IS NOT NULL ORDER BY target LIMIT 1)
     UNION ALL
@@ -18,14 +18,16 @@ WITH RECURSIVE targets AS (
     SELECT d.id
     FROM targets AS t
     LEFT JOIN webhook_targets AS b USING (target)
+    LEFT JOIN unnest($4::text[], $5::int[]) AS u (target, calls) USING (target)
     CROSS JOIN LATERAL (
-        SELECT id, due_at
+        SELECT id, due_at, coalesce(u.calls, 0) + row_number() OVER (ORDER BY due_at) AS turn
         FROM webhook_deliveries
         WHERE target = t.target AND due_at <= now()
         ORDER BY due_at
-        LIMIT CASE WHEN b.failures > 0 THEN 1 ELSE $3 END
+        LIMIT greatest(CASE WHEN b.failures > 0 THEN 1 ELSE $3 END - coalesce(u.calls, 0), 0)
     ) AS d
-    WHERE t.target <> ALL ($4::text[]) AND (b.blocked_until IS NULL OR b.blocked_until <= now())
+    WHERE b.blocked_until IS NULL OR b.blocked_until <= now()
+    ORDER BY d.turn, d.due_at
     LIMIT $2
 ), locked AS MATERIALIZED (
     SELECT d.id

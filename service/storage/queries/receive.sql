@@ -32,14 +32,20 @@ WITH input AS (
     FROM (SELECT attempt_id, bool_and(status = 'sent') AS only_sent FROM news GROUP BY attempt_id) AS n
     WHERE a.id = n.attempt_id
 ), verdicts AS (
-    SELECT DISTINCT ON (n.message_id) n.*,
-           EXISTS (
-               SELECT FROM attempts AS o
-               WHERE o.message_id = n.message_id AND o.open
-                 AND o.id NOT IN (SELECT attempt_id FROM news WHERE status <> 'sent')
-           ) AS still_open
-    FROM news AS n
-    ORDER BY n.message_id, array_position(ARRAY['delivered', 'undelivered', 'failed', 'sent'], n.status)
+    -- Of several receipts of one message, the one that moves it furthest.
+    SELECT DISTINCT ON (n.message_id) n.*
+    FROM (
+        SELECT news.*,
+               news.status <> 'delivered' AND news.open AND NOT EXISTS (
+                   SELECT FROM attempts AS o
+                   WHERE o.message_id = news.message_id AND o.open
+                     AND o.id NOT IN (SELECT attempt_id FROM news WHERE status <> 'sent')
+               ) AS was_last
+        FROM news
+    ) AS n
+    ORDER BY n.message_id,
+             CASE WHEN n.status = 'delivered' THEN 1 WHEN n.status = 'sent' THEN 3 WHEN n.was_last THEN 2 ELSE 4 END,
+             n.status DESC
 ), moved AS (
     UPDATE messages AS m
     SET status = v.status,
@@ -56,7 +62,7 @@ WITH input AS (
                                     OR m.status IN ('undelivered', 'failed')
                                        AND m.reason IN ('no_receipt', 'submit_unknown')
               WHEN 'sent' THEN m.status = 'sending' AND m.worker_id IS NULL
-              ELSE v.open AND NOT v.still_open AND m.status IN ('sending', 'sent')
+              ELSE v.was_last AND m.status IN ('sending', 'sent')
           END
     RETURNING m.id, m.client_id, m.callback_url, m.status, m.reason, m.error_code, m.traffic, m.ended_at,
               coalesce(v.occurred_at, now()) AS event_at

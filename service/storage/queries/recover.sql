@@ -1,5 +1,12 @@
 -- name: dead_workers
+-- Also one that stood still until it was forgotten, and then claimed under its old id.
 SELECT id FROM workers WHERE expires_at <= now()
+UNION
+SELECT worker_id FROM messages AS m
+WHERE worker_id IS NOT NULL AND NOT EXISTS (SELECT FROM workers AS w WHERE w.id = m.worker_id)
+UNION
+SELECT worker_id FROM webhook_deliveries AS d
+WHERE worker_id IS NOT NULL AND NOT EXISTS (SELECT FROM workers AS w WHERE w.id = d.worker_id)
 
 -- name: lock_abandoned
 -- Messages of a worker whose lease has run out. $1 worker, $2 how many.
@@ -41,7 +48,7 @@ SELECT id FROM messages WHERE status = 'sent' AND due_at <= now() ORDER BY due_a
 -- name: forget_keys
 DELETE FROM idempotency_keys
 WHERE (client_id, endpoint, key) IN
-      (SELECT client_id, endpoint, key FROM idempotency_keys WHERE expires_at <= now() LIMIT 5000)
+      (SELECT client_id, endpoint, key FROM idempotency_keys WHERE expires_at <= now() LIMIT $1)
 
 -- name: forget_old_orphans
 DELETE FROM orphan_receipts WHERE received_at < now() - $1::interval
@@ -54,8 +61,13 @@ CROSS JOIN LATERAL (
     SELECT count(*) AS depth
     FROM (
         SELECT
-        FROM messages AS m
-        WHERE m.traffic = t.traffic AND m.status IN ('queued', 'sending') AND m.due_at <= now()
+        FROM clients AS c
+        CROSS JOIN LATERAL (
+            SELECT FROM messages AS m
+            WHERE m.traffic = t.traffic AND m.client_id = c.id AND m.status IN ('queued', 'sending')
+              AND m.due_at <= now()
+            LIMIT $1
+        ) AS due
         LIMIT $1
     ) AS counted
 ) AS d

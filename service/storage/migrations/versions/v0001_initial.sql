@@ -223,5 +223,5 @@ $$;
 -- Which webhooks wait for each other: those of one registered endpoint, or of one client to one origin.
 CREATE FUNCTION webhook_target(client_id uuid, callback_url text, endpoint_id uuid) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT coalesce(endpoint_id::text, client_id || ' ' || lower(substring(callback_url FROM '^[^:]+://[^/?#]+')))
+    SELECT coalesce(endpoint_id::text, client_id || ' ' || lower(coalesce(substring(callback_url FROM '^[^:]+://[^/?#]+'), '')))
 $$;

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from uuid import UUID
+
+import pytest
+
+from service.api.auth import Directory
+from service.domain.ids import new_id
+from service.domain.keyring import key_hash
+from service.errors import Problem, StoreOverloaded
+from service.runtime import Runtime
+from service.storage.clients import Principal
+from tests.api.client import BRITISH, NUMBER, GatewayClient, body, bulk_body, problem
+from tests.gateway import make_key
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer ", "Basic c2s6", "Bearer sk_nobody", "Bearer \xe9\xff", "sk_nobody"]
+)
+async def test_without_a_living_key_the_answer_is_401(api: GatewayClient, header: str) -> None:
+    headers = {"Authorization": header.encode("latin-1")}
+    response = await api.http.post("/v1/send", json=body(), headers=headers)  # type: ignore[arg-type]
+    assert problem(response, 401).code == "unauthorized"
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("scope", "method", "path"),
+    [
+        ("send", "POST", "/v1/send"),
+        ("send", "POST", "/v1/send/bulk"),
+        ("read", "GET", "/v1/messages/msg_0"),
+        ("read", "GET", "/v1/batches/bat_0"),
+        ("hlr", "GET", "/v1/hlr/+15555550100"),
+    ],
+)
+async def test_a_key_needs_the_scope(api: GatewayClient, runtime: Runtime, scope: str, method: str, path: str) -> None:
+    other = {"send", "read", "hlr"} - {scope}
+    headers = {"Authorization": f"Bearer {await make_key(runtime, *other)}"}
+    refused = problem(await api.http.request(method, path, headers=headers), 403)
+    assert refused.code == "scope_missing"
+    assert scope in refused.detail
+    admin = {"Authorization": f"bearer {await make_key(runtime, 'admin')}"}
+    assert (await api.http.request(method, path, headers=admin)).status_code != 403
+
+
+async def test_a_new_key_works_at_once(api: GatewayClient, runtime: Runtime) -> None:
+    for _ in range(3):
+        headers = {"Authorization": f"Bearer {await make_key(runtime, 'send')}"}
+        assert (await api.http.post("/v1/send", json=body(), headers=headers)).status_code == 200
+
+
+async def test_a_client_can_be_limited_to_senders_and_countries(api: GatewayClient, runtime: Runtime) -> None:
+    headers = {"Authorization": f"Bearer {await make_key(runtime, 'send', client='limited')}"}
+    await runtime.database.execute("UPDATE clients SET senders = '{MyApp}', countries = '{US}' WHERE name = 'limited'")
+
+    async def send(path: str, fields: Mapping[str, object]) -> tuple[int, str]:
+        response = await api.http.post(path, json=fields, headers=headers)
+        return response.status_code, response.json().get("code")
+
+    assert await send("/v1/send", body()) == (200, None)
+    assert await send("/v1/send", body(**{"from": "MyAppOTP"})) == (403, "sender_forbidden")
+    assert await send("/v1/send", body(to=BRITISH)) == (403, "country_forbidden")
+    assert await send("/v1/send/bulk", bulk_body(NUMBER) | {"from": "MyAppOTP"}) == (403, "sender_forbidden")
+    bulk = await api.http.post("/v1/send/bulk", json=bulk_body(NUMBER, BRITISH), headers=headers)
+    assert bulk.json()["results"][1]["error"]["code"] == "country_forbidden"
+
+
+class _Keys:
+    """A store of keys that can be slow, broken or changed, and counts its readings."""
+
+    def __init__(self, *keys: str) -> None:
+        self.living = list(keys)
+        self.broken = False
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.readings = 0
+        self._client_id: UUID = new_id()
+
+    async def principals(self) -> Mapping[bytes, Principal]:
+        self.readings += 1
+        if self.broken:
+            raise StoreOverloaded("down")
+        found = {
+            key_hash(key): Principal(self._client_id, "shop", frozenset({"send"}), False, None, None)
+            for key in self.living
+        }
+        await self.may_answer.wait()
+        return found
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_a_revoked_key_ends_within_two_seconds() -> None:
+    keys, clock = _Keys("a", "b"), _Clock()
+    directory = Directory(keys, clock=clock)
+    await directory.authorize("Bearer a", "send")
+    keys.living.remove("a")
+    clock.now_s += 1.9
+    await directory.authorize("Bearer a", "send")
+    assert keys.readings == 1
+    clock.now_s += 0.2
+    with pytest.raises(Problem, match="401"):
+        await directory.authorize("Bearer a", "send")
+
+
+async def test_requests_at_the_same_time_share_a_reading() -> None:
+    keys = _Keys("a")
+    directory = Directory(keys, clock=_Clock())
+    await asyncio.gather(*(directory.authorize("Bearer a", "send") for _ in range(20)))
+    assert keys.readings == 1
+
+
+async def test_wrong_keys_make_few_readings() -> None:
+    keys, loop = _Keys("a"), asyncio.get_running_loop()
+    directory = Directory(keys)
+    began_s = loop.time()
+    refused = await asyncio.gather(
+        *(directory.authorize(f"Bearer wrong-{number}", "send") for number in range(200)), return_exceptions=True
+    )
+    assert all(isinstance(error, Problem) and error.status == 401 for error in refused)
+    assert keys.readings <= 2 + (loop.time() - began_s) / 0.1
+
+
+async def test_a_key_made_while_the_keys_are_read_is_found() -> None:
+    keys = _Keys("a")
+    directory = Directory(keys)
+    keys.may_answer.clear()
+    first = asyncio.create_task(directory.authorize("Bearer a", "send"))
+    while not keys.readings:
+        await asyncio.sleep(0)
+    keys.living.append("new")
+    second = asyncio.create_task(directory.authorize("Bearer new", "send"))
+    await asyncio.sleep(0)
+    keys.may_answer.set()
+    await first
+    assert (await second).client == "shop"
+
+
+async def test_known_keys_go_on_working_while_the_database_is_down() -> None:
+    keys, clock = _Keys("a"), _Clock()
+    directory = Directory(keys, clock=clock)
+    await directory.authorize("Bearer a", "send")
+    keys.broken = True
+    clock.now_s += 60
+    assert (await directory.authorize("Bearer a", "send")).client == "shop"
+    with pytest.raises(StoreOverloaded):
+        await directory.authorize("Bearer unknown", "send")
+
+
+async def test_a_database_that_hangs_holds_known_keys_for_a_second_only() -> None:
+    keys, clock = _Keys("a"), _Clock()
+    directory = Directory(keys, clock=clock)
+    await directory.authorize("Bearer a", "send")
+    keys.may_answer.clear()
+    clock.now_s += 60
+    assert (await directory.authorize("Bearer a", "send")).client == "shop"
+    keys.may_answer.set()
+    clock.now_s += 60
+    assert (await directory.authorize("Bearer a", "send")).client == "shop"
+
+
+async def test_without_any_copy_nobody_can_be_told_apart() -> None:
+    keys = _Keys("a")
+    keys.broken = True
+    with pytest.raises(StoreOverloaded):
+        await Directory(keys, clock=_Clock()).authorize("Bearer a", "send")

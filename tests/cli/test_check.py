@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+
+GOOD = """\
+providers:
+  one: {adapter: smsroute, base_url: "https://one.example", api_key: "${ONE_KEY}"}
+  two: {adapter: smsroute, base_url: "https://two.example", api_key: key}
+senders:
+  Codes: {traffic: otp}
+  News: {traffic: marketing}
+routes:
+  - {traffic: otp, providers: [one]}
+"""
+
+
+def check(folder: Path, text: str, **settings: str) -> Result:
+    path = folder / "gateway.yaml"
+    path.write_text(text)
+    return CliRunner().invoke(app, ["check", str(path)], env={"ONE_KEY": "key", **settings})
+
+
+def test_a_usable_file_is_summed_up(tmp_path: Path) -> None:
+    result = check(tmp_path, GOOD)
+
+    assert result.exit_code == 0
+    assert "is ok: 2 providers, 2 senders, 1 route." in result.stdout
+    assert "/v1/receipts/" not in result.stdout
+
+
+def test_what_is_suspicious_is_a_warning(tmp_path: Path) -> None:
+    warnings = check(tmp_path, GOOD).stderr
+
+    assert "sender News: no route takes marketing traffic" in warnings
+    assert "sender Codes" not in warnings
+    assert "provider two: no route names it" in warnings
+    assert "SMS_GATEWAY_PUBLIC_URL is not set" in warnings
+
+
+def test_a_route_for_every_traffic_leaves_nothing_to_warn_of(tmp_path: Path) -> None:
+    config = GOOD.replace("{traffic: otp, providers: [one]}", "{providers: [one, two]}")
+
+    assert check(tmp_path, config, SMS_GATEWAY_PUBLIC_URL="https://sms.example").stderr == ""
+
+
+def test_with_the_secret_key_it_shows_the_callback_url_of_each_account(tmp_path: Path) -> None:
+    settings = {"SMS_GATEWAY_SECRET_KEY": "k" * 32, "SMS_GATEWAY_PUBLIC_URL": "https://sms.example/"}
+    result = check(tmp_path, GOOD, **settings)
+
+    assert "one  https://sms.example/v1/receipts/one/" in result.stdout
+    assert "two  https://sms.example/v1/receipts/two/" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "said"),
+    [
+        ("traffic: marketing", "traffic: spam", "line 6: senders.News.traffic"),
+        ("senders:", "sender:", "there is no such setting"),
+        ("${ONE_KEY}", "${OTHER_KEY}", "line 2: the variable OTHER_KEY is not set"),
+        ("adapter: smsroute", "adapter: smsrout", "smsrout"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, good: str, bad: str, said: str) -> None:
+    result = check(tmp_path, GOOD.replace(good, bad))
+
+    assert result.exit_code == 1
+    assert said in result.stderr
+
+
+def test_without_an_argument_the_configured_file_is_checked(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.yaml"
+    result = CliRunner().invoke(app, ["check"], env={"SMS_GATEWAY_CONFIG": str(missing)})
+
+    assert result.exit_code == 1
+    assert f"{missing} cannot be read" in result.stderr

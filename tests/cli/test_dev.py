@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from standardwebhooks import Webhook
+from typer.testing import CliRunner
+
+from service.cli import app
+from service.cli.dev import CONFIG as DEV_YAML
+from service.errors import ConfigurationError
+from tests.cli.conftest import Trial
+from tests.cli.running import Messages, alive, eventually, free_ports, paste, running, sms_gateway
+from tests.listener import Listener
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+OTHER_SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+
+
+def messages_of(trial: Trial) -> Messages:
+    return Messages(trial.url, trial.api_key)
+
+
+@pytest.fixture
+def primary_is_itself_again(trial: Trial) -> Iterator[None]:
+    yield
+    httpx.put(f"{trial.primary_control}/faults", json={"fault": "none"}).raise_for_status()
+
+
+def test_the_printed_send_command_works_when_pasted(trial: Trial) -> None:
+    answer = paste(trial.pasted("/v1/send"))
+
+    assert answer.status_code == 200, answer.text
+    message = messages_of(trial).ended(answer.json()["message_id"])
+    assert (message["status"], message["provider"]) == ("delivered", "primary")
+
+
+@pytest.mark.usefixtures("primary_is_itself_again")
+def test_with_the_primary_taken_down_as_printed_the_fallback_delivers(trial: Trial) -> None:
+    assert paste(trial.pasted("/faults")).status_code == 200
+
+    message = messages_of(trial).ended(paste(trial.pasted("/v1/send")).json()["message_id"])
+
+    assert message["status"] == "delivered"
+    assert [attempt["provider"] for attempt in message["attempts"]] == ["primary", "fallback"]
+
+
+def test_the_docs_are_where_it_says(trial: Trial) -> None:
+    assert httpx.get(trial.shown("docs")).status_code == 200
+
+
+def test_what_it_made_is_kept_for_its_owner_only(trial: Trial) -> None:
+    data = trial.folder / "data"
+    assert (data / "api-key").read_text().strip() == trial.api_key
+    assert (data / "webhook-secret").read_text().strip() == trial.shown("webhook secret")
+    for name in ("api-key", "webhook-secret", "secret-key", "simulator/primary-api-key"):
+        assert (data / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_gateway_on_the_same_port_says_so_and_starts_nothing(trial: Trial, tmp_path: Path) -> None:
+    refused = sms_gateway("dev", SMS_GATEWAY_PORT=trial.port, SMS_GATEWAY_DATA_DIR=tmp_path)
+
+    assert refused.returncode == 2
+    assert f"Port {trial.port} of 127.0.0.1 is in use" in refused.stderr
+    assert not (tmp_path / "pg").exists()
+
+
+async def test_a_listener_gets_the_receipt_signed_with_the_printed_secret(trial: Trial) -> None:
+    async with Listener() as listener:
+        sent = await asyncio.to_thread(
+            sms_gateway,
+            "send",
+            "+15555550100",
+            "Hello",
+            "--from",
+            "MyApp",
+            "--callback-url",
+            listener.url,
+            **trial.settings,
+        )
+        webhook, *_ = await listener.wait_for(1)
+
+    told = Webhook(trial.shown("webhook secret")).verify(webhook.body, dict(webhook.headers))
+    assert told["message_id"] == json.loads(sent.stdout)["message_id"]
+    assert told["status"] == "delivered"
+
+
+def test_a_killed_gateway_is_found_again_and_a_terminated_one_leaves_nothing(tmp_path: Path) -> None:
+    port = free_ports()
+    config = tmp_path / "quick.yaml"
+    config.write_text(DEV_YAML.read_text() + "deliver: {lease_s: 1}\n")
+    settings = {
+        "SMS_GATEWAY_BOOTSTRAP_KEY": "given-key",
+        "SMS_GATEWAY_BOOTSTRAP_WEBHOOK_SECRET": SECRET,
+        "SMS_GATEWAY_CONFIG": str(config),
+    }
+    messages = Messages(f"http://127.0.0.1:{port}", "given-key")
+    with running("dev", folder=tmp_path, SMS_GATEWAY_PORT=port, **settings) as first:
+        first.printed_until("Ctrl-C")
+        message_id = messages.send()
+        family = first.family()
+        first.stop(signal.SIGKILL)
+
+    settings["SMS_GATEWAY_BOOTSTRAP_WEBHOOK_SECRET"] = OTHER_SECRET
+    with running("dev", folder=tmp_path, SMS_GATEWAY_PORT=port, **settings) as second:
+        assert OTHER_SECRET in second.printed_until("Ctrl-C")
+        assert alive(family) == {}
+        assert messages.ended(message_id)["status"] == "delivered"
+        family = second.family()
+        assert len(family) > 1
+        assert second.stop(signal.SIGTERM) == 0
+        assert alive(family) == {}
+
+
+def test_a_second_signal_does_not_wait_for_a_provider_that_hangs(tmp_path: Path) -> None:
+    port = free_ports()
+    messages = Messages(f"http://127.0.0.1:{port}", "given-key")
+    with running("dev", folder=tmp_path, SMS_GATEWAY_PORT=port, SMS_GATEWAY_BOOTSTRAP_KEY="given-key") as command:
+        command.printed_until("Ctrl-C")
+        family = command.family()
+        httpx.put(f"http://127.0.0.1:{port + 11}/faults", json={"fault": "hang"}).raise_for_status()
+        message_id = messages.send()
+        eventually(lambda: messages.get(message_id)["attempts"], bool)
+
+        command.process.send_signal(signal.SIGINT)
+        eventually(lambda: _refuses(port), bool)
+        assert command.process.poll() is None
+        assert command.stop(signal.SIGINT) == 0
+        assert alive(family) == {}
+
+
+def _refuses(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"SMS_GATEWAY_BOOTSTRAP_WEBHOOK_SECRET": "secret"}, "must be `whsec_` followed by base64"),
+        ({"SMS_GATEWAY_BOOTSTRAP_WEBHOOK_SECRET": "whsec_?"}, "must be `whsec_` followed by base64"),
+        ({"SMS_GATEWAY_BOOTSTRAP_WEBHOOK_SECRET": "whsec_"}, "must be `whsec_` followed by base64"),
+        ({"SMS_GATEWAY_BOOTSTRAP_KEY": "a b"}, "without spaces"),
+        ({"SMS_GATEWAY_LOG_LEVEL": "loud"}, "SMS_GATEWAY_LOG_LEVEL must be"),
+        ({"SMS_GATEWAY_CONFIG": "/nowhere.yaml"}, "/nowhere.yaml cannot be read"),
+        ({"SMS_GATEWAY_DATA_DIR": "/dev/null"}, "Use another data folder"),
+        ({"SMS_GATEWAY_HOST": "192.0.2.1"}, "Cannot listen on 192.0.2.1"),
+        ({"SMS_GATEWAY_PORT": "99999"}, "must be from 1 to 65535"),
+    ],
+)
+def test_a_bad_setting_is_named_before_anything_starts(tmp_path: Path, settings: dict[str, str], said: str) -> None:
+    result = CliRunner().invoke(app, ["dev"], env={"SMS_GATEWAY_DATA_DIR": str(tmp_path), **settings})
+
+    assert isinstance(result.exception, ConfigurationError)
+    assert said in str(result.exception)
+    assert not (tmp_path / "pg").exists()

@@ -1,0 +1,204 @@
+"""The gate before a provider: breaker, calls in flight, pace."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from service.domain.message import Traffic
+from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
+from service.pipeline.gate import Busy, Gate, Pace
+from service.storage.pacing import Slot
+from tests.pipeline.conftest import MakeWorld
+from tests.pipeline.world import World, provider
+
+ONE_PROVIDER = [{"providers": ["primary"], "hlr": "off"}]
+
+
+@pytest.mark.parametrize("failure", [Unavailable("down"), Unknown("http_500"), Refused("no_funds")])
+async def test_the_breaker_opens_after_five_failures_in_a_row(make_world: MakeWorld, failure: Outcome) -> None:
+    world = await make_world()
+    world.http.always("primary", failure)
+    for _ in range(5):
+        await world.send()
+    calls = world.http.called().count("primary")
+    assert breaker(world) == 2
+    world.http.calls.clear()
+    message_id = await world.send()
+    assert calls == 5
+    assert world.http.called() == ["fallback"]
+    assert await world.where(message_id) == ("sent", None)
+
+
+@pytest.mark.parametrize("answer", [Rejected("bad"), Throttled(0.0001)])
+async def test_answers_of_a_healthy_provider_keep_the_breaker_closed(make_world: MakeWorld, answer: Outcome) -> None:
+    world = await make_world(routes=ONE_PROVIDER)
+    world.http.always("primary", answer)
+    for _ in range(6):
+        await world.send()
+    assert len(world.http.calls) >= 6
+    assert breaker(world) == 0
+
+
+async def test_a_message_waits_for_the_only_provider_to_be_probed(make_world: MakeWorld) -> None:
+    world = await make_world(routes=ONE_PROVIDER)
+    await break_it(world)
+    message_id = await world.send("otp")
+    message = await world.message(message_id)
+    assert (message["status"], message["reason"]) == ("queued", "no_provider_available")
+    assert 3 < message["due_in_s"] <= 5
+
+
+async def test_an_open_breaker_lets_one_probe_through_and_closes_when_it_succeeds(make_world: MakeWorld) -> None:
+    world = await make_world(routes=ONE_PROVIDER)
+    await break_it(world)
+    world.ahead_s += 5.1
+    assert breaker(world) == 1
+    probe, answer = asyncio.Event(), asyncio.Event()
+
+    async def held() -> Outcome:
+        probe.set()
+        await answer.wait()
+        return Accepted("p-1")
+
+    world.http.always("primary", Accepted("p-2"))
+    world.http.script("primary", held)
+    first = await world.accept()
+    probing = asyncio.create_task(world.step())
+    await probe.wait()
+    world.http.calls.clear()
+    second = await world.send()
+    assert world.http.calls == [], "one probe at a time"
+    assert (await world.message(second))["due_in_s"] <= 1, "what the probe finds is known soon"
+    answer.set()
+    await probing
+    assert breaker(world) == 0
+    await world.again()
+    assert [await world.where(each) for each in (first, second)] == [("sent", None)] * 2
+
+
+async def test_a_failed_probe_keeps_the_breaker_open_for_longer(make_world: MakeWorld) -> None:
+    world = await make_world(routes=ONE_PROVIDER)
+    await break_it(world)
+    world.ahead_s += 5.1
+    await world.send()
+    world.http.calls.clear()
+    message_id = await world.send()
+    assert world.http.calls == []
+    assert 8 < (await world.message(message_id))["due_in_s"] <= 10
+
+
+async def test_calls_in_flight_are_capped_and_otps_have_a_reserve(make_world: MakeWorld) -> None:
+    world = await make_world(
+        providers={"primary": provider("primary", max_in_flight=4, otp_reserve=0.5)}, routes=ONE_PROVIDER
+    )
+    gate = gate_of(world)
+    held: list[asyncio.Task[None]] = []
+    done = asyncio.Event()
+
+    async def hold(traffic: Traffic) -> None:
+        async with gate.turn(traffic):
+            entered.set()
+            await done.wait()
+
+    for traffic in (Traffic.MARKETING, Traffic.TRANSACTIONAL, Traffic.OTP, Traffic.OTP):
+        entered = asyncio.Event()
+        held.append(asyncio.create_task(hold(traffic)))
+        await asyncio.wait_for(entered.wait(), 5)
+    for traffic in (Traffic.MARKETING, Traffic.OTP):
+        with pytest.raises(Busy) as busy:
+            async with gate.turn(traffic):
+                pytest.fail("a fifth call")
+        assert (busy.value.retry_in_s, busy.value.down) == (1.0, False)
+    done.set()
+    await asyncio.gather(*held)
+    async with gate.turn(Traffic.MARKETING), gate.turn(Traffic.TRANSACTIONAL):
+        pass
+
+
+async def test_marketing_that_gives_up_waiting_frees_what_it_held(make_world: MakeWorld) -> None:
+    world = await make_world(
+        providers={"primary": provider("primary", max_in_flight=2, otp_reserve=0)}, routes=ONE_PROVIDER
+    )
+    gate = gate_of(world)
+    async with gate.turn(Traffic.OTP), gate.turn(Traffic.OTP):
+        with pytest.raises(Busy):
+            async with gate.turn(Traffic.MARKETING):
+                pytest.fail("a third call")
+    async with gate.turn(Traffic.MARKETING), gate.turn(Traffic.MARKETING):
+        pass
+
+
+async def test_a_paced_provider_is_called_no_faster_than_it_allows(make_world: MakeWorld) -> None:
+    world = await make_world(providers={"primary": provider("primary", mps=50, otp_reserve=0)}, routes=ONE_PROVIDER)
+    for _ in range(20):
+        await world.accept("otp")
+    began_s = time.monotonic()
+    await world.step()
+    assert len(world.http.calls) == 20
+    assert time.monotonic() - began_s >= 19 / 50 - 0.03
+
+
+async def test_messages_beyond_a_second_of_a_providers_pace_are_put_back_one_after_the_other(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(providers={"primary": provider("primary", mps=4, otp_reserve=0)}, routes=ONE_PROVIDER)
+    for _ in range(12):
+        await world.accept("marketing")
+    await world.step()
+    assert 3 <= len(world.http.calls) <= 6
+    found = await world.database.fetch(
+        "SELECT extract(epoch FROM due_at - now())::float8 AS s, reason FROM messages WHERE status = 'queued'"
+        " ORDER BY due_at"
+    )
+    assert {row["reason"] for row in found} == {"provider_busy"}
+    waits_s = [row["s"] for row in found]
+    assert len(waits_s) == 12 - len(world.http.calls)
+    assert all(later - earlier > 0.2 for earlier, later in zip(waits_s, waits_s[1:], strict=False)), waits_s
+
+
+class Slots:
+    """A pacing store that gives what it is told to."""
+
+    def __init__(self, *slots: Slot) -> None:
+        self._slots = list(slots)
+
+    async def reserve(self, _: dict[str, float], wanted: int, __: float) -> list[Slot]:
+        assert wanted == 1
+        return [self._slots.pop(0)]
+
+
+async def test_a_turn_that_is_only_an_estimate_is_asked_for_again() -> None:
+    slots = Slots(Slot(0.11, reserved=False), Slot(0.0, reserved=True))
+    await Pace(slots, {"mps:primary": 0.01}).wait()  # type: ignore[arg-type]
+    with pytest.raises(IndexError):
+        await slots.reserve({}, 1, 0)
+
+
+async def test_those_whose_turn_is_too_far_away_are_told_later_and_later_times() -> None:
+    pace = Pace(Slots(*[Slot(2.0, reserved=False)] * 3), {"mps:primary": 0.5})  # type: ignore[arg-type]
+    told_s = []
+    for _ in range(3):
+        with pytest.raises(Busy) as busy:
+            await pace.wait()
+        told_s.append(busy.value.retry_in_s)
+    assert told_s == pytest.approx([2.0, 2.5, 3.0], abs=0.1)
+
+
+def gate_of(world: World) -> Gate:
+    return Gate(world.runtime.providers["primary"], world.runtime)
+
+
+def breaker(world: World) -> float | None:
+    return world.runtime.metrics.registry.get_sample_value("sms_gateway_breaker_state", {"provider": "primary"})
+
+
+async def break_it(world: World) -> None:
+    """Five failures, of messages that then are out of the way."""
+    world.http.always("primary", Unavailable("down"))
+    for _ in range(5):
+        await world.send()
+    await world.database.execute("UPDATE messages SET status = 'failed', due_at = NULL")
+    assert breaker(world) == 2
