@@ -94,7 +94,7 @@ async def test_a_listener_gets_the_receipt_signed_with_the_printed_secret(trial:
 def test_a_killed_gateway_is_found_again_and_a_terminated_one_leaves_nothing(tmp_path: Path) -> None:
     port = free_ports()
     config = tmp_path / "quick.yaml"
-    config.write_text(DEV_YAML.read_text() + "deliver: {lease_s: 1}\n")
+    config.write_text(DEV_YAML.read_text() + "deliver: {lease_s: 4}\n")
     settings = {
         "SMS_GATEWAY_BOOTSTRAP_KEY": "given-key",
         "SMS_GATEWAY_BOOTSTRAP_WEBHOOK_SECRET": SECRET,

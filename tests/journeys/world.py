@@ -1,4 +1,4 @@
-"""Everything at once, nothing patched: the gateway over HTTP, its worker, two simulated providers, a webhook listener."""
+"""Everything at once, nothing patched: gateway, worker, two simulated providers and a webhook listener, over HTTP."""
 
 from __future__ import annotations
 
@@ -71,11 +71,13 @@ class World:
         seen: dict[str, Any] = {}
         try:
             async with asyncio.timeout(timeout_s):
-                while not condition(seen := await self.message(message_id)):
-                    await asyncio.sleep(0.02)
+                while True:
+                    seen = await self.message(message_id)
+                    if condition(seen):
+                        return seen
+                    await asyncio.sleep(0.02)  # over HTTP there is nothing to wait on
         except TimeoutError:
             raise AssertionError(f"not in {timeout_s} s: {seen}") from None
-        return seen
 
     async def ended(self, message_id: str) -> dict[str, Any]:
         """The message once it has ended."""
