@@ -20,6 +20,8 @@ from service.domain.sender import kind
 from service.errors import ConfigurationError
 
 PREFIX = "SMS_GATEWAY_"
+# What Kubernetes injects for a Service named sms-gateway. It also sets SMS_GATEWAY_PORT, to `tcp://...`.
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
 _SECRET_KEY_LENGTH = 32
 
 
@@ -58,7 +60,7 @@ class Environment:
         known = set(cls.__slots__)
         values: dict[str, Any] = {}
         for name, raw in environ.items():
-            if not name.startswith(PREFIX):
+            if not name.startswith(PREFIX) or _SERVICE_LINK.search(name):
                 continue
             setting, value = name.removeprefix(PREFIX).lower(), raw
             if setting.endswith("_file"):
@@ -91,7 +93,8 @@ def _parse(name: str, setting: str, value: str) -> str | int | float | Path:
         if setting == "drain_s":
             return float(value)
     except ValueError as error:
-        raise ConfigurationError(f"{name} must be a number.") from error
+        link = " Kubernetes set it for a Service of that name: use enableServiceLinks: false." if "://" in value else ""
+        raise ConfigurationError(f"{name} must be a number.{link}") from error
     if setting == "secret_key" and len(value) < _SECRET_KEY_LENGTH:
         raise ConfigurationError(f"{name} must have at least 32 characters, e.g. from `openssl rand -hex 32`.")
     return value

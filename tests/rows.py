@@ -28,7 +28,7 @@ async def a_client(database: Database, name: str = "shop", sealed_secret: bytes 
     return client_id
 
 
-def a_message(client_id: UUID, **changes: Any) -> NewMessage:
+def a_message(client_id: UUID, /, **changes: Any) -> NewMessage:
     defaults: dict[str, Any] = {
         "id": new_id(),
         "client_id": client_id,

@@ -33,10 +33,10 @@ async def with_database(environment: Environment) -> AsyncIterator[Environment]:
     """
     if environment.database_url is not None:
         yield environment
-        return
-    environment = with_secret_key(environment)
-    async with EmbeddedPostgres(environment.data_dir) as dsn:
-        yield replace(environment, database_url=dsn)
+    else:
+        environment = with_secret_key(environment)
+        async with EmbeddedPostgres(environment.data_dir) as dsn:
+            yield replace(environment, database_url=dsn)
 
 
 @asynccontextmanager

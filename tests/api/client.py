@@ -9,17 +9,20 @@ import httpx
 
 from service.api.models import ProblemReply
 
-CONFIG = """
+WEBHOOK_SECRET = "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
+CONFIG = f"""
 providers:
-  primary: {adapter: smsroute, base_url: "http://127.0.0.1:9", api_key: key-of-primary}
-  signing: {adapter: smsroute, base_url: "http://127.0.0.1:9", api_key: key, webhook_secret: "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}
+  primary:
+    {{adapter: smsroute, base_url: "http://127.0.0.1:9", api_key: key-of-primary}}
+  signing:
+    {{adapter: smsroute, base_url: "http://127.0.0.1:9", api_key: key, webhook_secret: "{WEBHOOK_SECRET}"}}
 senders:
-  MyAppOTP: {traffic: otp}
-  MyApp: {traffic: transactional}
-  MyAppPromo: {traffic: marketing}
+  MyAppOTP: {{traffic: otp}}
+  MyApp: {{traffic: transactional}}
+  MyAppPromo: {{traffic: marketing}}
 routes:
   - providers: [primary]
-limits: {max_segments: 3, max_recipients: 50, max_body_bytes: 20000}
+limits: {{max_segments: 3, max_recipients: 1200, max_body_bytes: 30000}}
 """
 NUMBER = "+15555550100"
 BRITISH = "+447700900123"

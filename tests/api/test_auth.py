@@ -16,9 +16,7 @@ from tests.api.client import BRITISH, NUMBER, GatewayClient, body, bulk_body, pr
 from tests.gateway import make_key
 
 
-@pytest.mark.parametrize(
-    "header", ["", "Bearer", "Bearer ", "Basic c2s6", "Bearer sk_nobody", "Bearer \xe9\xff", "sk_nobody"]
-)
+@pytest.mark.parametrize("header", ["", "Bearer", "Basic c2s6", "Bearer sk_nobody", "Bearer \xe9\xff", "sk_nobody"])
 async def test_without_a_living_key_the_answer_is_401(api: GatewayClient, header: str) -> None:
     headers = {"Authorization": header.encode("latin-1")}
     response = await api.http.post("/v1/send", json=body(), headers=headers)  # type: ignore[arg-type]
@@ -56,7 +54,7 @@ async def test_a_client_can_be_limited_to_senders_and_countries(api: GatewayClie
     headers = {"Authorization": f"Bearer {await make_key(runtime, 'send', client='limited')}"}
     await runtime.database.execute("UPDATE clients SET senders = '{MyApp}', countries = '{US}' WHERE name = 'limited'")
 
-    async def send(path: str, fields: Mapping[str, object]) -> tuple[int, str]:
+    async def send(path: str, fields: Mapping[str, object]) -> tuple[int, str | None]:
         response = await api.http.post(path, json=fields, headers=headers)
         return response.status_code, response.json().get("code")
 
@@ -77,10 +75,12 @@ class _Keys:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.readings = 0
+        self.asked = asyncio.Event()
         self._client_id: UUID = new_id()
 
     async def principals(self) -> Mapping[bytes, Principal]:
         self.readings += 1
+        self.asked.set()
         if self.broken:
             raise StoreOverloaded("down")
         found = {
@@ -135,8 +135,7 @@ async def test_a_key_made_while_the_keys_are_read_is_found() -> None:
     directory = Directory(keys)
     keys.may_answer.clear()
     first = asyncio.create_task(directory.authorize("Bearer a", "send"))
-    while not keys.readings:
-        await asyncio.sleep(0)
+    await keys.asked.wait()
     keys.living.append("new")
     second = asyncio.create_task(directory.authorize("Bearer new", "send"))
     await asyncio.sleep(0)

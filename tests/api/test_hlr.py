@@ -9,7 +9,7 @@ import pytest
 
 from service.api.models import HlrReply
 from service.app import create_app
-from service.simulator.faults import Fault, FaultPlan
+from service.simulator.faults import NO_FAULT, Fault, FaultPlan
 from service.simulator.server import Simulator, SimulatorSettings
 from tests.api.client import CONFIG, GatewayClient, problem
 from tests.gateway import make_key, open_gateway, serve
@@ -50,7 +50,7 @@ async def test_a_number_is_looked_up_live_and_then_from_the_cache(asking: Gatewa
     assert cached.model_copy(update={"cached": False}) == live
 
 
-async def test_an_old_answer_is_asked_for_anew(asking: GatewayClient, simulator: Simulator) -> None:
+async def test_an_old_answer_is_asked_for_anew(asking: GatewayClient) -> None:
     first = await _look_up(asking, "+15555550150")
     again = await _look_up(asking, "+15555550150?max_age=0")
     assert again.checked_at > first.checked_at
@@ -62,11 +62,11 @@ async def test_a_dead_number_is_invalid(asking: GatewayClient) -> None:
 
 
 async def test_without_an_answer_the_number_is_unknown(asking: GatewayClient, simulator: Simulator) -> None:
-    simulator.faults.plan = FaultPlan(Fault.HLR_DOWN)
+    simulator.faults.plan = FaultPlan(fault=Fault.HLR_DOWN)
     try:
         unknown = await _look_up(asking, "+447700900123")
     finally:
-        simulator.faults.plan = FaultPlan()
+        simulator.faults.plan = NO_FAULT
     assert (unknown.status, unknown.country, unknown.cached) == ("unknown", "GB", False)
 
 

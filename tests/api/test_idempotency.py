@@ -16,9 +16,12 @@ from tests.gateway import make_key, open_gateway, serve
 @pytest.fixture(scope="module")
 async def changed(api: GatewayClient, dsn: str) -> AsyncIterator[GatewayClient]:
     """The same client at a gateway on the same database that does not know the sender `MyApp` any more."""
-    async with open_gateway(CONFIG.replace("MyApp:", "Other:"), dsn) as runtime, serve(create_app(runtime)) as url:
-        async with httpx.AsyncClient(base_url=url, headers=api.http.headers) as http:
-            yield GatewayClient(http)
+    async with (
+        open_gateway(CONFIG.replace("MyApp:", "Other:"), dsn) as runtime,
+        serve(create_app(runtime)) as url,
+        httpx.AsyncClient(base_url=url, headers=api.http.headers) as http,
+    ):
+        yield GatewayClient(http)
 
 
 async def test_the_same_key_and_body_get_the_first_answer_again(api: GatewayClient) -> None:

@@ -140,12 +140,12 @@ async def test_another_content_type_is_a_415(api: GatewayClient, content_type: s
 
 
 async def test_a_body_over_the_limit_is_a_413(api: GatewayClient) -> None:
-    assert problem(await api.send(body(message="x" * 20_000)), 413).code == "body_too_large"
+    assert problem(await api.send(body(message="x" * 30_000)), 413).code == "body_too_large"
 
 
 async def test_a_chunked_body_over_the_limit_is_a_413(api: GatewayClient) -> None:
     async def chunks() -> Any:
-        for _ in range(30):
+        for _ in range(40):
             yield b" " * 1000
 
     response = await api.http.post("/v1/send", content=chunks(), headers={"Content-Type": "application/json"})
@@ -153,13 +153,13 @@ async def test_a_chunked_body_over_the_limit_is_a_413(api: GatewayClient) -> Non
 
 
 async def test_a_content_length_over_the_limit_is_refused_unread(api: GatewayClient) -> None:
-    request = api.http.build_request("POST", "/v1/send", content=b" " * 20_001)
+    request = api.http.build_request("POST", "/v1/send", content=b" " * 30_001)
     request.headers["Content-Type"] = "application/json"
     assert problem(await api.http.send(request), 413).code == "body_too_large"
 
 
 async def test_too_many_recipients_are_a_422(api: GatewayClient) -> None:
-    refused = problem(await api.bulk(bulk_body(*(f"+1555555{number:04}" for number in range(51)))), 422)
+    refused = problem(await api.bulk(bulk_body(*(f"+1555555{number:04}" for number in range(1201)))), 422)
     assert (refused.code, refused.errors[0].field) == ("too_many_recipients", "recipients")
 
 

@@ -29,9 +29,7 @@ async def test_numbers_reserved_for_examples_are_accepted(api: GatewayClient, nu
     assert (await api.send(body(to=number))).json()["to"] == number
 
 
-@pytest.mark.parametrize(
-    ("sender", "minutes"), [("MyAppOTP", 5), ("MyApp", 24 * 60), ("MyAppPromo", 12 * 60)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("sender", "minutes"), [("MyAppOTP", 5), ("MyApp", 24 * 60), ("MyAppPromo", 12 * 60)], ids=str)
 async def test_the_validity_goes_by_the_traffic_of_the_sender(api: GatewayClient, sender: str, minutes: int) -> None:
     message = await _stored(api, body(**{"from": sender}))
     assert message.expires_at - message.send_at == timedelta(minutes=minutes)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.cli.running import Running, free_ports, running
+from tests.postgres import create_database, drop_database
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,14 @@ class Trial:
         """The printed command line with this in it."""
         lines = self.printed.replace("\\\n", " ").splitlines()
         return next(line.strip() for line in lines if containing in line and line.strip().startswith("curl"))
+
+
+@pytest.fixture
+async def database(postgres: str) -> AsyncIterator[str]:
+    """The DSN of a database without a schema."""
+    dsn = await create_database(postgres)
+    yield dsn
+    await drop_database(postgres, dsn)
 
 
 @pytest.fixture(scope="package")

@@ -1,4 +1,4 @@
-"""The installed command, run as a process of its own."""
+"""`sms-gateway`, run as a process of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
-SMS_GATEWAY = Path(sys.executable).with_name("sms-gateway")
+SMS_GATEWAY = (sys.executable, "-m", "service.cli")
 ENDS_WITHIN_S = 40
 
 
@@ -31,7 +31,7 @@ def environment(**settings: object) -> dict[str, str]:
 
 def sms_gateway(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
     """Runs a command that ends by itself."""
-    command = [str(SMS_GATEWAY), *map(str, arguments)]
+    command = [*SMS_GATEWAY, *map(str, arguments)]
     return subprocess.run(
         command, env=environment(**settings), capture_output=True, text=True, timeout=ENDS_WITHIN_S, check=False
     )
@@ -44,7 +44,7 @@ class Running:
         self._log = folder / f"{arguments[0]}.log"
         with self._log.open("a") as log:
             self.process = subprocess.Popen(
-                [str(SMS_GATEWAY), *arguments],
+                [*SMS_GATEWAY, *arguments],
                 env=environment(**settings),
                 cwd=folder,
                 stdout=subprocess.PIPE,
@@ -173,10 +173,6 @@ class Messages:
         over = {"delivered", "undelivered", "failed", "cancelled"}
         message: dict[str, Any] = eventually(lambda: self.get(message_id), lambda it: it["status"] in over)
         return message
-
-
-def is_ready(url: str) -> None:
-    eventually(lambda: httpx.get(f"{url}/readyz", timeout=10).status_code, lambda status: status == 200)
 
 
 def alive(family: list[psutil.Process]) -> Mapping[int, str]:

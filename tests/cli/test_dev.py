@@ -118,12 +118,14 @@ def test_a_killed_gateway_is_found_again_and_a_terminated_one_leaves_nothing(tmp
         assert alive(family) == {}
 
 
-def test_a_second_signal_does_not_wait_for_a_provider_that_hangs(tmp_path: Path) -> None:
+def test_a_second_signal_does_not_wait_for_a_provider_that_hangs(tmp_path: Path, database: str) -> None:
     port = free_ports()
+    settings = {"SMS_GATEWAY_BOOTSTRAP_KEY": "given-key", "SMS_GATEWAY_DATABASE_URL": database}
     messages = Messages(f"http://127.0.0.1:{port}", "given-key")
-    with running("dev", folder=tmp_path, SMS_GATEWAY_PORT=port, SMS_GATEWAY_BOOTSTRAP_KEY="given-key") as command:
+    with running("dev", folder=tmp_path, SMS_GATEWAY_PORT=port, **settings) as command:
         command.printed_until("Ctrl-C")
         family = command.family()
+        assert len(family) == 1, "a PostgreSQL was started although one was given"
         httpx.put(f"http://127.0.0.1:{port + 11}/faults", json={"fault": "hang"}).raise_for_status()
         message_id = messages.send()
         eventually(lambda: messages.get(message_id)["attempts"], bool)
@@ -151,6 +153,7 @@ def _refuses(port: int) -> bool:
         ({"SMS_GATEWAY_CONFIG": "/nowhere.yaml"}, "/nowhere.yaml cannot be read"),
         ({"SMS_GATEWAY_DATA_DIR": "/dev/null"}, "Use another data folder"),
         ({"SMS_GATEWAY_HOST": "192.0.2.1"}, "Cannot listen on 192.0.2.1"),
+        ({"SMS_GATEWAY_HOST": "gateway.invalid"}, "Cannot listen on gateway.invalid"),
         ({"SMS_GATEWAY_PORT": "99999"}, "must be from 1 to 65535"),
     ],
 )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from typer.testing import CliRunner, Result
 from service.cli import app
 from service.errors import ConfigurationError, StoreOverloaded
 from service.storage.migrate import migrate
-from tests.postgres import create_database, drop_database
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -20,19 +19,12 @@ Keys = Callable[..., Result]
 
 
 @pytest.fixture
-async def empty_database(postgres: str) -> AsyncIterator[str]:
-    dsn = await create_database(postgres)
-    yield dsn
-    await drop_database(postgres, dsn)
-
-
-@pytest.fixture
-async def keys(empty_database: str) -> Keys:
+async def keys(database: str) -> Keys:
     """Runs `sms-gateway keys` on a migrated database."""
-    await asyncio.to_thread(migrate, empty_database)
+    await asyncio.to_thread(migrate, database)
 
     def run(*arguments: str, secret_key: str = "k" * 32) -> Result:
-        settings = {"SMS_GATEWAY_DATABASE_URL": empty_database, "SMS_GATEWAY_SECRET_KEY": secret_key}
+        settings = {"SMS_GATEWAY_DATABASE_URL": database, "SMS_GATEWAY_SECRET_KEY": secret_key}
         return CliRunner().invoke(app, ["keys", *arguments], env=settings)
 
     return run
@@ -138,8 +130,8 @@ def test_without_the_secret_key_no_key_is_made(keys: Keys) -> None:
     assert "Set SMS_GATEWAY_SECRET_KEY" in str(result.exception)
 
 
-def test_a_database_that_was_not_migrated_is_left_alone(empty_database: str) -> None:
-    result = CliRunner().invoke(app, ["keys", "list"], env={"SMS_GATEWAY_DATABASE_URL": empty_database})
+def test_a_database_that_was_not_migrated_is_left_alone(database: str) -> None:
+    result = CliRunner().invoke(app, ["keys", "list"], env={"SMS_GATEWAY_DATABASE_URL": database})
 
     assert "run `sms-gateway migrate`" in str(result.exception)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import asyncpg
 import httpx
 import pytest
 from typer.testing import CliRunner
@@ -16,7 +18,6 @@ from service.app import openapi_document
 from service.cli import app
 from service.errors import ConfigurationError
 from tests.cli.running import Messages, alive, eventually, free_ports, running, sms_gateway
-from tests.postgres import create_database, drop_database
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 CONFIG = f"""\
@@ -27,13 +28,6 @@ senders:
 routes:
   - {{providers: [one]}}
 """
-
-
-@pytest.fixture
-async def database(postgres: str) -> AsyncIterator[str]:
-    dsn = await create_database(postgres)
-    yield dsn
-    await drop_database(postgres, dsn)
 
 
 @pytest.fixture
@@ -120,6 +114,23 @@ def test_a_database_that_was_not_migrated_is_not_served(folder: Path, database: 
     result = CliRunner().invoke(app, [command], env=settings)
 
     assert "run `sms-gateway migrate` first" in str(result.exception)
+
+
+async def test_a_role_that_may_not_migrate_is_told_so(postgres: str, database: str) -> None:
+    weak = urlsplit(database)
+    address = weak._replace(netloc=f"weak:secret@{weak.hostname}:{weak.port}").geturl()
+    administrator = await asyncpg.connect(postgres)
+    try:
+        await administrator.execute("CREATE ROLE weak LOGIN PASSWORD 'secret'")
+        result = await asyncio.to_thread(
+            CliRunner().invoke, app, ["migrate"], env={"SMS_GATEWAY_DATABASE_URL": address}
+        )
+        await administrator.execute("DROP ROLE weak")
+    finally:
+        await administrator.close()
+
+    assert isinstance(result.exception, ConfigurationError)
+    assert "refuses a migration: permission denied" in str(result.exception)
 
 
 def test_a_simulator_whose_control_port_is_taken_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""What PostgreSQL's failures mean to a caller."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from service.errors import CommitUnknown, ConfigurationError, StoreError, StoreOverloaded, Unstorable
+from service.storage.database import Database, store_error
+from tests import rows
+from tests.gateway import migrated_database
+from tests.postgres import database_name
+from tests.storage.conftest import store_over
+
+INSERT = "INSERT INTO workers (id, expires_at) VALUES (gen_random_uuid(), now())"
+KILL_ME = "SELECT pg_terminate_backend(pg_backend_pid())"
+
+
+@pytest.fixture
+async def own(postgres: str, template: str) -> AsyncIterator[Database]:
+    """A database that a test may do what it likes with."""
+    async with migrated_database(postgres, template) as dsn:
+        database = await Database.open(dsn, connections=2)
+        yield database
+        await database.close()
+
+
+async def test_a_connection_that_breaks_in_a_write_leaves_its_fate_unknown(own: Database) -> None:
+    with pytest.raises(CommitUnknown):
+        await own.execute(KILL_ME)
+    await own.execute(INSERT)
+
+
+async def test_a_connection_that_breaks_in_a_transaction_leaves_its_fate_unknown(own: Database) -> None:
+    with pytest.raises(CommitUnknown):
+        async with own.writing() as connection, connection.transaction():
+            await connection.execute(INSERT)
+            await connection.execute(KILL_ME)
+    assert await own.fetch("SELECT FROM workers") == []
+
+
+async def test_a_connection_that_breaks_in_a_read_stores_nothing(own: Database) -> None:
+    with pytest.raises(StoreOverloaded):
+        await own.fetch(KILL_ME)
+    assert await own.fetchrow("SELECT 1 AS one") is not None
+
+
+async def test_every_caller_of_a_batch_hears_that_its_fate_is_unknown(own: Database) -> None:
+    store = store_over(own, await rows.a_client(own))
+    await own.execute(
+        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$"
+    )
+    await own.execute("CREATE TRIGGER die BEFORE INSERT ON messages EXECUTE FUNCTION die()")
+    answers = await asyncio.gather(*(store.add() for _ in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [CommitUnknown] * 3
+
+
+@pytest.mark.parametrize(
+    ("statement", "meaning"),
+    [
+        ("SELECT 1 / 0", Unstorable),
+        ("INSERT INTO clients (id, name, webhook_secret) VALUES (gen_random_uuid(), NULL, '')", Unstorable),
+        ("SET statement_timeout = 1; SELECT pg_sleep(5)", StoreOverloaded),
+        ("SET transaction_read_only = on; " + INSERT, StoreOverloaded),
+        ("DO $$ BEGIN RAISE SQLSTATE '53100'; END $$", StoreOverloaded),
+        ("DO $$ BEGIN RAISE SQLSTATE '55P03'; END $$", StoreOverloaded),
+        ("DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$", StoreOverloaded),
+        ("DO $$ BEGIN RAISE SQLSTATE '57P01'; END $$", CommitUnknown),
+        ("DO $$ BEGIN RAISE SQLSTATE '58030'; END $$", CommitUnknown),
+        ("DO $$ BEGIN RAISE SQLSTATE 'XX000'; END $$", CommitUnknown),
+    ],
+)
+async def test_a_state_of_postgresql_has_one_meaning(own: Database, statement: str, meaning: type[StoreError]) -> None:
+    with pytest.raises(meaning) as raised:
+        await own.execute(statement)
+    assert isinstance(raised.value.__cause__, asyncpg.PostgresError)
+
+
+async def test_a_mistake_in_a_statement_is_shown_as_it_is(own: Database) -> None:
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await own.execute("SELECT FROM nothing")
+    assert store_error(asyncpg.UndefinedTableError("x")) is None
+    assert store_error(ValueError("x")) is None
+
+
+async def test_our_own_errors_pass_as_they_are(own: Database) -> None:
+    with pytest.raises(Unstorable, match="mine"):
+        async with own.writing():
+            raise Unstorable("mine")
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), asyncio.IncompleteReadError(b"", 1)])
+def test_a_broken_connection_leaves_the_fate_unknown(error: Exception) -> None:
+    assert isinstance(store_error(error), CommitUnknown)
+
+
+async def test_without_a_connection_nothing_is_stored(postgres: str, template: str) -> None:
+    async with migrated_database(postgres, template) as dsn:
+        database = await Database.open(dsn, connections=2)
+        admin = await asyncpg.connect(postgres)
+        name = database_name(dsn)
+        await admin.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        failures = [await failure(database) for _ in range(4)]
+        assert StoreOverloaded in failures
+        assert set(failures) <= {StoreOverloaded, CommitUnknown}
+        assert failures[-1] is StoreOverloaded
+        await admin.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
+        await admin.close()
+        await database.execute(INSERT)
+        await database.close()
+
+
+async def failure(database: Database) -> type[BaseException]:
+    with pytest.raises(StoreError) as raised:
+        await database.execute(INSERT)
+    return raised.type
+
+
+async def test_after_closing_nothing_is_stored(postgres: str, template: str) -> None:
+    async with migrated_database(postgres, template) as dsn:
+        database = await Database.open(dsn, connections=1)
+        await database.close()
+        with pytest.raises(StoreOverloaded):
+            await database.execute(INSERT)
+
+
+async def test_a_server_that_cannot_be_reached_is_said_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    with pytest.raises(StoreOverloaded, match="cannot be reached"):
+        await Database.open(f"postgresql://u:p@127.0.0.1:{port}/d?sslmode=disable")
+
+
+async def test_a_role_whose_commits_are_not_durable_is_refused(postgres: str, template: str) -> None:
+    async with migrated_database(postgres, template) as dsn:
+        admin = await asyncpg.connect(postgres)
+        name = database_name(dsn)
+        await admin.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {name} SET synchronous_commit = off")
+        with pytest.raises(ConfigurationError, match="synchronous_commit"):
+            await Database.open(dsn)
+        await admin.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {name} SET synchronous_commit = local")
+        await admin.close()
+        await (await Database.open(dsn)).close()

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+
+from service.storage.database import Database
+from service.storage.migrate import migrate, newest_version
+from tests.postgres import create_database, drop_database
+
+
+@pytest.fixture
+async def empty_dsn(postgres: str) -> AsyncIterator[str]:
+    """A database without a schema."""
+    dsn = await create_database(postgres)
+    yield dsn
+    await drop_database(postgres, dsn)
+
+
+async def test_a_migrated_database_has_the_newest_schema(empty_dsn: str) -> None:
+    database = await Database.open(empty_dsn, connections=1)
+    assert await database.schema_version() is None
+    assert await asyncio.to_thread(migrate, empty_dsn) == newest_version() == await database.schema_version()
+    await database.close()
+
+
+async def test_replicas_may_migrate_at_the_same_time(empty_dsn: str) -> None:
+    program = "import sys; from service.storage.migrate import migrate; print(migrate(sys.stdin.read()))"
+    replicas = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        for _ in range(3)
+    ]
+    answers = await asyncio.gather(*(replica.communicate(empty_dsn.encode()) for replica in replicas))
+    assert [out.decode().strip() for out, _ in answers] == [newest_version()] * 3
+    assert [replica.returncode for replica in replicas] == [0] * 3
+
+
+async def test_a_second_run_changes_nothing(empty_dsn: str) -> None:
+    await asyncio.to_thread(migrate, empty_dsn)
+    database = await Database.open(empty_dsn, connections=1)
+    await database.execute("INSERT INTO clients (id, name, webhook_secret) VALUES (gen_random_uuid(), 'shop', '')")
+    tables = "SELECT oid, relname FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY oid"
+    before = await database.fetch(tables)
+    assert await asyncio.to_thread(migrate, empty_dsn) == newest_version()
+    assert await database.fetch(tables) == before
+    assert len(await database.fetch("SELECT FROM clients")) == 1
+    await database.close()
+
+
+async def test_ids_made_by_the_database_are_uuid_version_7_and_sort_by_time(empty_dsn: str) -> None:
+    await asyncio.to_thread(migrate, empty_dsn)
+    database = await Database.open(empty_dsn, connections=1)
+    row = await database.fetchrow("SELECT new_id() AS id, extract(epoch FROM clock_timestamp())::float8 AS now")
+    assert row is not None
+    assert (row["id"].version, row["id"].variant) == (7, "specified in RFC 4122")
+    assert (row["id"].int >> 80) / 1000 == pytest.approx(row["now"], abs=1)
+    await database.close()

@@ -1,0 +1,203 @@
+"""The outbox: who gets which webhook, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from service.domain.ids import new_id
+from service.storage.outbox import Delivery, DeliveryResult
+from tests import rows
+from tests.storage.conftest import Store
+
+
+async def a_webhook(store: Store, target: str = "a", *, due_in_s: float = 0.0, endpoint_id: UUID | None = None) -> UUID:
+    """A webhook of a new message, for the target of that name."""
+    message_id = await store.add(reference="r-1")
+    delivery_id = new_id()
+    await store.database.execute(
+        "INSERT INTO webhook_deliveries (id, client_id, message_id, endpoint_id, target, status, event_at, due_at)"
+        " VALUES ($1, $2, $3, $4, $5, 'delivered', now(), now() + make_interval(secs => $6))",
+        delivery_id,
+        store.client_id,
+        message_id,
+        endpoint_id,
+        target,
+        due_in_s,
+    )
+    return delivery_id
+
+
+async def claim(store: Store, limit: int = 100, per_target: int = 100, **calls: int) -> list[Delivery]:
+    return await store.outbox.claim(await store.worker(), limit, per_target, calls)
+
+
+async def state(store: Store, delivery_id: UUID) -> tuple[str, UUID | None, bool]:
+    """State, worker, and whether it is in the queue."""
+    row = await store.database.fetchrow("SELECT * FROM webhook_deliveries WHERE id = $1", delivery_id)
+    assert row is not None
+    return row["state"], row["worker_id"], row["due_at"] is not None
+
+
+async def test_a_claimed_webhook_carries_all_that_is_sent(store: Store) -> None:
+    delivery_id = await a_webhook(store)
+    worker_id = await store.worker()
+    [delivery] = await store.outbox.claim(worker_id, 10, 10, {})
+    assert (delivery.id, delivery.target, delivery.status, delivery.attempts) == (delivery_id, "a", "delivered", 1)
+    assert (delivery.recipient, delivery.sender, delivery.reference) == ("+15555550100", "MyApp", "r-1")
+    assert (delivery.url, delivery.secret, delivery.previous_secret) == ("http://shop.example/hook", b"sealed", None)
+    assert (delivery.failures, delivery.worker_id) == (0, worker_id)
+    assert await state(store, delivery_id) == ("pending", worker_id, False)
+    assert "sealed" not in repr(delivery)
+    assert await claim(store) == []
+
+
+async def test_an_endpoints_webhook_has_its_url_and_its_secrets(store: Store) -> None:
+    endpoint_id = new_id()
+    await store.database.execute(
+        "INSERT INTO webhook_endpoints (id, client_id, url, secret, previous_secret, previous_secret_until)"
+        " VALUES ($1, $2, 'https://shop.example/all', 'new', 'old', now() + interval '1 hour')",
+        endpoint_id,
+        store.client_id,
+    )
+    await a_webhook(store, endpoint_id=endpoint_id)
+    [delivery] = await claim(store)
+    assert (delivery.url, delivery.secret, delivery.previous_secret) == ("https://shop.example/all", b"new", b"old")
+    await store.database.execute("UPDATE webhook_endpoints SET previous_secret_until = now()")
+    await a_webhook(store, endpoint_id=endpoint_id)
+    [delivery] = await claim(store)
+    assert delivery.previous_secret is None
+
+
+async def test_what_is_not_due_yet_is_not_claimed(store: Store) -> None:
+    await a_webhook(store, due_in_s=60)
+    assert await claim(store) == []
+
+
+async def test_no_target_gets_more_than_its_share(store: Store) -> None:
+    for target in ("a", "b"):
+        for _ in range(5):
+            await a_webhook(store, target)
+    assert sorted(delivery.target for delivery in await claim(store, per_target=2)) == ["a", "a", "b", "b"]
+    assert sorted(delivery.target for delivery in await claim(store, per_target=2, a=2, b=1)) == ["b"]
+
+
+async def test_targets_that_are_called_least_come_first(store: Store) -> None:
+    for target in ("a", "b", "z"):
+        for _ in range(5):
+            await a_webhook(store, target)
+    assert [delivery.target for delivery in await claim(store, limit=1, a=4, b=4)] == ["z"]
+    assert sorted(delivery.target for delivery in await claim(store, limit=3)) == ["a", "b", "z"]
+
+
+async def test_a_blocked_target_is_passed_over_and_then_probed_once(store: Store) -> None:
+    for target in ("dead", "good"):
+        for _ in range(3):
+            await a_webhook(store, target)
+    await store.outbox.block("dead", 1, 60.0)
+    assert {delivery.target for delivery in await claim(store)} == {"good"}
+    await store.outbox.block("dead", 2, -1.0)
+    [probe] = await claim(store)
+    assert (probe.target, probe.failures) == ("dead", 2)
+    assert await claim(store, dead=1) == [], "while it is probed nothing more goes there"
+    await store.outbox.unblock("dead")
+    assert len(await claim(store)) == 2
+
+
+async def test_two_workers_never_claim_one_webhook(store: Store) -> None:
+    delivery_ids = [await a_webhook(store, f"t{number % 5}") for number in range(40)]
+    rounds = await asyncio.gather(*(claim(store, per_target=3) for _ in range(4)))
+    claimed = [delivery.id for found in rounds for delivery in found]
+    while found := await claim(store):
+        claimed += [delivery.id for delivery in found]
+    assert sorted(claimed) == sorted(delivery_ids)
+
+
+def result(delivery: Delivery, state: str = "delivered", retry_in_s: float | None = None) -> DeliveryResult:
+    return DeliveryResult(delivery.id, delivery.worker_id, state, retry_in_s, 204, None)
+
+
+@pytest.mark.parametrize("ended", ["delivered", "dead"])
+async def test_a_webhook_that_has_ended_is_not_sent_again(store: Store, ended: str) -> None:
+    delivery_id = await a_webhook(store)
+    [delivery] = await claim(store)
+    await store.outbox.settle(result(delivery, ended))
+    assert await state(store, delivery_id) == (ended, None, False)
+    assert await claim(store) == []
+
+
+async def test_a_webhook_is_tried_again_after_its_delay(store: Store) -> None:
+    delivery_id = await a_webhook(store)
+    [delivery] = await claim(store)
+    await store.outbox.settle(result(delivery, "pending", 30.0))
+    assert await state(store, delivery_id) == ("pending", None, True)
+    assert await claim(store) == []
+    await store.database.execute("UPDATE webhook_deliveries SET due_at = due_at - interval '30 seconds'")
+    [again] = await claim(store)
+    assert (again.id, again.attempts) == (delivery_id, 2)
+
+
+async def test_the_result_of_a_worker_that_lost_the_webhook_is_not_taken(store: Store) -> None:
+    delivery_id = await a_webhook(store)
+    [stale] = await claim(store)
+    assert await store.upkeep.take_over(stale.worker_id) == 0
+    [fresh] = await claim(store)
+    await store.outbox.settle(result(stale))
+    assert await state(store, delivery_id) == ("pending", fresh.worker_id, False)
+
+
+async def test_a_dead_workers_webhooks_are_free_again(store: Store) -> None:
+    delivery_id = await a_webhook(store)
+    [delivery] = await claim(store)
+    await rows.end_lease(store.database, delivery.worker_id)
+    assert await store.upkeep.dead_workers() == [delivery.worker_id]
+    await store.upkeep.take_over(delivery.worker_id)
+    assert await state(store, delivery_id) == ("pending", None, True)
+    assert await store.upkeep.dead_workers() == []
+
+
+async def test_webhooks_of_a_worker_that_was_forgotten_are_found(store: Store) -> None:
+    delivery_id = await a_webhook(store)
+    worker_id = new_id()
+    await store.outbox.claim(worker_id, 10, 10, {})
+    assert await store.upkeep.dead_workers() == [worker_id]
+    await store.upkeep.take_over(worker_id)
+    assert await state(store, delivery_id) == ("pending", None, True)
+
+
+async def test_stray_webhooks_are_freed_and_those_worked_on_are_not(store: Store) -> None:
+    for _ in range(2):
+        await a_webhook(store)
+    worker_id = await store.worker()
+    known, stray = await store.outbox.claim(worker_id, 10, 10, {})
+    assert await store.upkeep.stray_deliveries(worker_id, [known.id]) == {stray.id}
+    await store.upkeep.release(worker_id, [], [stray.id])
+    assert await state(store, stray.id) == ("pending", None, True)
+    assert await state(store, known.id) == ("pending", worker_id, False)
+
+
+async def test_a_disabled_endpoint_gets_nothing_more(store: Store) -> None:
+    endpoint_id = new_id()
+    await store.database.execute(
+        "INSERT INTO webhook_endpoints (id, client_id, url, secret) VALUES ($1, $2, 'https://shop.example', '')",
+        endpoint_id,
+        store.client_id,
+    )
+    waiting = await a_webhook(store, endpoint_id=endpoint_id, due_in_s=60)
+    await store.outbox.disable_endpoint(endpoint_id, "answered 410 Gone")
+    assert await state(store, waiting) == ("dead", None, False)
+    row = await store.database.fetchrow("SELECT * FROM webhook_endpoints")
+    assert row is not None
+    assert (row["disabled_at"] is not None, row["disabled_reason"]) == (True, "answered 410 Gone")
+
+
+async def test_results_of_many_webhooks_are_stored_together(store: Store) -> None:
+    for _ in range(10):
+        await a_webhook(store)
+    deliveries = await claim(store)
+    await asyncio.gather(*(store.outbox.settle(result(delivery)) for delivery in deliveries))
+    assert [await state(store, delivery.id) for delivery in deliveries] == [("delivered", None, False)] * 10
+    assert timedelta(0) <= timedelta(seconds=deliveries[0].age_s) < timedelta(seconds=10)

@@ -1,0 +1,134 @@
+"""Slots of a provider's MPS, shared by every process. Time is what the slots say; nothing waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.storage.database import Database
+from service.storage.pacing import PacingStore, Slot
+from tests.storage.conftest import Store
+
+MPS = 20.0
+RESERVE = 0.2
+ALL = {"mps:primary": 1 / MPS}
+OTHER = ALL | {"mps:primary:other": 1 / (MPS * (1 - RESERVE))}
+HORIZON_S = 0.1
+
+
+async def start(store: Store) -> float:
+    """The database's time, in seconds."""
+    return await now(store.database)
+
+
+async def now(database: Database) -> float:
+    row = await database.fetchrow("SELECT extract(epoch FROM clock_timestamp())::float8 AS s")
+    assert row is not None
+    s: float = row["s"]
+    return s
+
+
+async def taken(store: Store, key: str = "mps:primary") -> float:
+    """Up to when a key's slots are taken, in seconds."""
+    row = await store.database.fetchrow("SELECT extract(epoch FROM tat)::float8 AS s FROM pacing WHERE key = $1", key)
+    assert row is not None
+    s: float = row["s"]
+    return s
+
+
+async def pass_time(store: Store, seconds: float) -> None:
+    await store.database.execute("UPDATE pacing SET tat = tat - make_interval(secs => $1)", seconds)
+
+
+def reserved(slots: list[Slot]) -> list[float]:
+    return [slot.in_s for slot in slots if slot.reserved]
+
+
+async def test_slots_are_evenly_spaced_and_reserved_only_within_the_horizon(store: Store) -> None:
+    slots = await store.pacing.reserve(ALL, 5, HORIZON_S)
+    assert [slot.in_s for slot in slots] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2], abs=1e-6)
+    assert [slot.reserved for slot in slots] == [True, True, True, False, False]
+
+
+async def test_slots_that_were_not_reserved_are_free_for_the_next(store: Store) -> None:
+    first = await store.pacing.reserve(ALL, 5, HORIZON_S)
+    again = await store.pacing.reserve(ALL, 5, HORIZON_S)
+    assert len(reserved(first)) == 3
+    assert 0.05 < again[0].in_s <= 0.15, "right after the three"
+
+
+async def test_slots_are_shared_by_two_processes(store: Store, dsn: str) -> None:
+    other = await Database.open(dsn, connections=5)
+    stores = [store.pacing, PacingStore(other)]
+    began_s = await start(store)
+    granted = 0
+    for _ in range(10):
+        answers = await asyncio.gather(*(pacing.reserve(ALL, 3, HORIZON_S) for pacing in stores for _ in range(3)))
+        granted += sum(len(reserved(slots)) for slots in answers)
+        # As much time passes as was handed out, less what passes of itself.
+        ahead_s = await taken(store) - await now(store.database)
+        await pass_time(store, max(0.0, ahead_s))
+        began_s -= max(0.0, ahead_s)
+    await other.close()
+    took_s = await now(store.database) - began_s
+    assert granted >= 30
+    assert granted <= took_s * MPS + 1, "never more than the rate and one to begin with"
+    assert granted >= took_s * MPS * 0.5
+
+
+async def test_a_rest_earns_no_burst(store: Store) -> None:
+    await store.pacing.reserve(ALL, 1, HORIZON_S)
+    await pass_time(store, 3600)
+    assert len(reserved(await store.pacing.reserve(ALL, 50, HORIZON_S))) == 3
+
+
+async def test_a_provider_slower_than_the_horizon_gives_one_slot_at_a_time(store: Store) -> None:
+    slow = {"mps:slow": 2.0}
+    first = await store.pacing.reserve(slow, 3, 2.0)
+    assert [slot.reserved for slot in first] == [True, True, False]
+    assert [slot.in_s for slot in first] == pytest.approx([0, 2, 4], abs=1e-6)
+
+
+async def test_marketing_cannot_exceed_its_share(store: Store) -> None:
+    granted, took_s = 0, 0.0
+    for _ in range(40):
+        granted += len(reserved(await store.pacing.reserve(OTHER, 50, HORIZON_S)))
+        await pass_time(store, HORIZON_S)
+        took_s += HORIZON_S
+    assert granted <= took_s * MPS * (1 - RESERVE) + 3
+    assert granted >= took_s * MPS * (1 - RESERVE) * 0.9
+
+
+async def test_an_otp_waits_a_tenth_of_a_second_and_a_slot_at_most_while_marketing_takes_all_it_can(
+    store: Store,
+) -> None:
+    waits_s = []
+    for _ in range(40):
+        await store.pacing.reserve(OTHER, 50, HORIZON_S)
+        [otp] = await store.pacing.reserve(ALL, 1, HORIZON_S)
+        waits_s.append(otp.in_s)
+        assert otp.reserved or otp.in_s <= HORIZON_S + 1 / MPS
+        await pass_time(store, HORIZON_S)
+    assert max(waits_s) <= HORIZON_S + 1 / MPS + 1e-3
+
+
+async def test_all_traffic_together_keeps_to_the_providers_rate(store: Store) -> None:
+    granted, took_s = 0, 0.0
+    for _ in range(40):
+        for intervals_s in (OTHER, ALL):
+            granted += len(reserved(await store.pacing.reserve(intervals_s, 50, HORIZON_S)))
+        await pass_time(store, HORIZON_S)
+        took_s += HORIZON_S
+    assert granted <= (took_s + HORIZON_S) * MPS * 1.1 + 2
+
+
+async def test_a_crash_that_empties_the_table_costs_a_burst_and_nothing_else(store: Store) -> None:
+    await store.pacing.reserve(OTHER, 50, HORIZON_S)
+    await store.database.execute("TRUNCATE pacing")
+    assert len(reserved(await store.pacing.reserve(OTHER, 2, HORIZON_S))) == 2
+
+
+async def test_many_who_start_at_once_do_not_quarrel_over_the_first_row(store: Store) -> None:
+    answers = await asyncio.gather(*(store.pacing.reserve(OTHER, 1, HORIZON_S) for _ in range(8)))
+    assert sum(len(reserved(slots)) for slots in answers) in {2, 3, 4}
