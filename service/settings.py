@@ -25,6 +25,10 @@ _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
 _SECRET_KEY_LENGTH = 32
 
 
+# A service that listens everywhere is reached here by what runs beside it.
+_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only compared
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """What the process is told by environment variables, all of them prefixed `SMS_GATEWAY_`.
@@ -74,7 +78,10 @@ class Environment:
     @property
     def base_url(self) -> str:
         """How providers reach this service, without a slash at the end."""
-        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+        if self.public_url is not None:
+            return self.public_url.rstrip("/")
+        host = _REACHABLE.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 def _read_secret(name: str, path: str) -> str:
@@ -195,8 +202,8 @@ class Deliver(_Section):
     }
     poll_s: Seconds = 0.2
     """How often an idle lane looks for work."""
-    lease_s: Seconds = 15.0
-    """After this time a dead worker's messages are taken over."""
+    lease_s: float = Field(default=15.0, ge=3)
+    """After this time a dead worker's messages are taken over. A call to a provider ends a second before it."""
     otp_repeat_s: Annotated[float, Field(gt=0, le=2)] = 1.0
     """How long after an unknown submission an OTP is repeated, once."""
 

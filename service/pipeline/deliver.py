@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from uuid import UUID
 
+from service.domain.ids import show
 from service.domain.message import Traffic
 from service.domain.routing import HlrPolicy, OnUnknown, Route, pick
 from service.errors import LeaseLost, StoreError
@@ -78,13 +79,13 @@ class Deliver:
             settlement = await self._decide(message, time.monotonic())
             status = await self._runtime.queue.settle(settlement)
         except LeaseLost:
-            log.info("a message is no longer this worker's", extra={"message_id": str(message.id)})
+            log.info("a message is no longer this worker's", extra={"message_id": show("msg", message.id)})
         except StoreError as error:
             # Recovery finds it: as a stray of this worker, or when the lease has run out.
-            log.warning("store error in delivery", extra={"message_id": str(message.id), "error": str(error)})
+            log.warning("store error in delivery", extra={"message_id": show("msg", message.id), "error": str(error)})
         except Exception:
             self._runtime.metrics.worker_errors.labels("deliver").inc()
-            log.exception("delivery failed", extra={"message_id": str(message.id)})
+            log.exception("delivery failed", extra={"message_id": show("msg", message.id)})
         else:
             if status in {"failed", "undelivered"}:
                 self._runtime.metrics.ended.labels(status, settlement.reason or "").inc()

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from service.domain import outcome as outcomes
 from service.domain.backoff import put_back_delay_s, repeat_delay_s
-from service.domain.ids import new_id
+from service.domain.ids import new_id, show
 from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.routing import Route
@@ -157,7 +157,7 @@ class Submit:
         if work.route.resends(work.message.traffic):
             log.warning(
                 "unknown submission: resending through the next provider",
-                extra={"message_id": str(work.message.id), "provider": doubt.provider},
+                extra={"message_id": show("msg", work.message.id), "provider": doubt.provider},
             )
             return None
         return work.settle(Move.HOLD, "submit_unknown")

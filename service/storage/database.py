@@ -65,6 +65,8 @@ class Database:
                 command_timeout=STATEMENT_TIMEOUT_S,
                 server_settings={"application_name": "sms-gateway", "timezone": "UTC", "jit": "off"},
             )
+        except pg.ClientConfigurationError as error:
+            raise ConfigurationError("SMS_GATEWAY_DATABASE_URL is not like postgresql://user@host/name.") from error
         except (OSError, pg.PostgresError, pg.InterfaceError, TimeoutError) as error:
             raise StoreOverloaded(f"PostgreSQL cannot be reached: {type(error).__name__}") from error
         database = cls(pool)
