@@ -78,8 +78,9 @@ async def webhooks(database: Database, message_id: UUID) -> list[dict[str, Any]]
 async def pass_time(database: Database, message_id: UUID, seconds: float) -> None:
     """Let `seconds` pass for one message."""
     await database.execute(
-        "UPDATE messages SET due_at = due_at - make_interval(secs => $2), send_at = send_at - make_interval(secs => $2),"
-        " expires_at = expires_at - make_interval(secs => $2) WHERE id = $1",
+        "UPDATE messages SET due_at = due_at - make_interval(secs => $2),"
+        " send_at = send_at - make_interval(secs => $2), expires_at = expires_at - make_interval(secs => $2)"
+        " WHERE id = $1",
         message_id,
         seconds,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -16,6 +17,8 @@ from starlette.responses import Response
 
 from service import logs
 from service.errors import CommitUnknown, FieldError, Problem, StoreError, Unstorable
+
+log = logging.getLogger(__name__)
 
 # pydantic's messages may quote the input, so each type of its errors has a code and a text of ours.
 _BY_FIELD: Final = {
@@ -108,7 +111,7 @@ def of_store(error: StoreError) -> Problem:
         return Problem(
             503,
             "commit_unknown",
-            "It may have been stored or not. Repeat the request with the same Idempotency-Key.",
+            "It may have been stored or not. Repeat it with the same Idempotency-Key: without one it may go out twice.",
             headers=_RETRY_AFTER,
         )
     return Problem(503, "overloaded", "Nothing was stored. Repeat the request later.", headers=_RETRY_AFTER)
@@ -127,6 +130,7 @@ def install(app: FastAPI) -> None:
         return answer(request, error)
 
     async def on_store_error(request: Request, error: StoreError) -> Response:
+        log.warning("the store failed", extra={"error": str(error)})
         return answer(request, of_store(error))
 
     async def on_http_error(request: Request, error: HTTPException) -> Response:

@@ -30,7 +30,7 @@ class Busy(Exception):
 
 
 class Gate:
-    """One provider's gate in this process. The pace is shared with every other process. `now` is the breaker's clock."""
+    """One provider's gate in this process; the pace is shared with all others. `now` is the clock of its breaker."""
 
     def __init__(self, account: ProviderAccount, runtime: Runtime, now: Callable[[], float] = time.monotonic) -> None:
         self.account = account

@@ -20,7 +20,9 @@ ACQUIRE_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 30.0
 
 DATA_ERRORS = ("22", "23")
-_BROKEN = (OSError, pg.InterfaceError, asyncio.IncompleteReadError, TimeoutError)
+# InternalClientError is what asyncpg says of a connection that the server ended between two of its steps.
+_BROKEN = (OSError, pg.InterfaceError, pg.InternalClientError, asyncio.IncompleteReadError, TimeoutError)
+_UNREACHABLE = (*_BROKEN, pg.PostgresError)
 # The transaction was surely rolled back: no resources (53), cancelled by a timeout (57014), starting up (57P03),
 # read-only because this is a standby (25006), locks not granted (55P03).
 _NOTHING_STORED = ("53", "57014", "57P03", "25006", "55P03", "40")
@@ -43,6 +45,10 @@ def store_error(error: BaseException) -> StoreError | None:
     return None
 
 
+async def _nothing_to_reset(_: asyncpg.Connection) -> None:
+    """No statement of ours changes its session, so the round trip that would reset it is saved."""
+
+
 class Database:
     """A pool of connections to one PostgreSQL. Open it with `open`, close it with `close`."""
 
@@ -63,11 +69,12 @@ class Database:
                 min_size=min(2, connections),
                 max_size=connections,
                 command_timeout=STATEMENT_TIMEOUT_S,
+                reset=_nothing_to_reset,
                 server_settings={"application_name": "sms-gateway", "timezone": "UTC", "jit": "off"},
             )
         except pg.ClientConfigurationError as error:
             raise ConfigurationError("SMS_GATEWAY_DATABASE_URL is not like postgresql://user@host/name.") from error
-        except (OSError, pg.PostgresError, pg.InterfaceError, TimeoutError) as error:
+        except _UNREACHABLE as error:
             raise StoreOverloaded(f"PostgreSQL cannot be reached: {type(error).__name__}") from error
         database = cls(pool)
         try:
@@ -110,7 +117,7 @@ class Database:
         """
         try:
             connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
-        except (OSError, pg.PostgresError, pg.InterfaceError, TimeoutError) as error:
+        except _UNREACHABLE as error:
             raise StoreOverloaded(f"no connection to PostgreSQL: {type(error).__name__}") from error
         try:
             yield connection
@@ -125,7 +132,7 @@ class Database:
     async def _release(self, connection: Connection) -> None:
         try:
             await self._pool.release(connection)
-        except (OSError, pg.PostgresError, pg.InterfaceError, TimeoutError):
+        except _UNREACHABLE:
             connection.terminate()  # it broke while it was being reset; the pool replaces it
 
     @asynccontextmanager

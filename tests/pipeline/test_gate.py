@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -156,7 +157,7 @@ async def test_messages_beyond_a_second_of_a_providers_pace_are_put_back_one_aft
     assert {row["reason"] for row in found} == {"provider_busy"}
     waits_s = [row["s"] for row in found]
     assert len(waits_s) == 12 - len(world.http.calls)
-    assert all(later - earlier > 0.2 for earlier, later in zip(waits_s, waits_s[1:], strict=False)), waits_s
+    assert all(later - earlier > 0.2 for earlier, later in pairwise(waits_s)), waits_s
 
 
 class Slots:

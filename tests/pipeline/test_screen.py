@@ -21,7 +21,7 @@ NUMBER = "+15555550100"
 
 
 class Forgetful(NumberStore):
-    async def keep_hlr(self, result: HlrResult, lifetime: timedelta) -> None:
+    async def keep_hlr(self, _: HlrResult, __: timedelta) -> None:
         raise StoreOverloaded("no connection")
 
 
@@ -62,7 +62,7 @@ async def test_a_number_known_to_be_invalid_fails_without_an_attempt(make_world:
     message = await world.message(message_id)
     assert (message["status"], message["reason"], message["error_code"]) == ("failed", "number_unreachable", 1)
     assert await world.attempts(message_id) == []
-    assert world.http.calls == world.http.lookups == []
+    assert (world.http.calls, world.http.lookups) == ([], [])
 
 
 @pytest.mark.parametrize("status", [HlrStatus.ABSENT, HlrStatus.ACTIVE])

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from service.domain.message import Traffic
-from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
+from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable
 from service.errors import LeaseLost, MaybeSent, NotSent, TargetRefused
 from service.pipeline.deliver import routes_of
 from service.pipeline.submit import Submit, Work
@@ -324,7 +324,7 @@ def test_a_route_says_nothing_of_on_unknown_unless_it_is_told_to() -> None:
         )
     )
     assert [(route.on_unknown, route.hlr_fails_open) for route in routes] == [("hold", False), (None, True)]
-    assert routes[0].countries == {"US"}
+    assert routes[0].countries == frozenset({"US"})
 
 
 async def claim(world: World) -> Work:

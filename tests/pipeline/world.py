@@ -113,7 +113,7 @@ class FakeTransport(Transport):
         self.lookups: list[str] = []
         self._answers: dict[str, deque[Answer]] = {}
         self._always: dict[str, Answer] = {}
-        self.hlr: Answer | None = None
+        self.hlr: Answer | HlrStatus | None = None
         """The status that a look-up finds, or what goes wrong with it."""
 
     def script(self, provider: str, *answers: Answer) -> None:
@@ -126,7 +126,7 @@ class FakeTransport(Transport):
         """The providers, in the order of their calls."""
         return [call.provider for call in self.calls]
 
-    async def send(self, request: httpx.Request, *, timeout_s: float, connect_timeout_s: float = 3.0) -> httpx.Response:
+    async def send(self, request: httpx.Request, *, timeout_s: float, **_: float) -> httpx.Response:
         provider = request.url.host.removesuffix(".test")
         if request.url.path.startswith("/v1/hlr/"):
             number = request.url.path.removeprefix("/v1/hlr/")

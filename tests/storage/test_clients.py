@@ -31,8 +31,8 @@ async def test_a_client_may_be_bound_to_senders_and_countries(store: Store) -> N
         "UPDATE clients SET senders = ARRAY['MyApp'], countries = ARRAY['US', 'GB'], require_idempotency_key = true"
     )
     [principal] = (await clients.principals()).values()
-    assert principal.senders == {"MyApp"}
-    assert principal.countries == {"US", "GB"}
+    assert principal.senders == frozenset({"MyApp"})
+    assert principal.countries == frozenset({"US", "GB"})
     assert principal.require_idempotency_key
 
 

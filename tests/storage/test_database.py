@@ -36,10 +36,13 @@ async def test_a_connection_that_breaks_in_a_write_leaves_its_fate_unknown(own: 
 
 
 async def test_a_connection_that_breaks_in_a_transaction_leaves_its_fate_unknown(own: Database) -> None:
-    with pytest.raises(CommitUnknown):
+    async def half_done() -> None:
         async with own.writing() as connection, connection.transaction():
             await connection.execute(INSERT)
             await connection.execute(KILL_ME)
+
+    with pytest.raises(CommitUnknown):
+        await half_done()
     assert await own.fetch("SELECT FROM workers") == []
 
 
@@ -147,3 +150,12 @@ async def test_a_role_whose_commits_are_not_durable_is_refused(postgres: str, te
         await admin.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {name} SET synchronous_commit = local")
         await admin.close()
         await (await Database.open(dsn)).close()
+
+
+async def test_a_url_that_is_none_is_a_matter_of_configuration() -> None:
+    with pytest.raises(ConfigurationError, match="SMS_GATEWAY_DATABASE_URL"):
+        await Database.open("http://somewhere")
+
+
+async def test_what_asyncpg_says_of_a_connection_that_ended_between_two_steps_is_of_the_store() -> None:
+    assert isinstance(store_error(asyncpg.InternalClientError("another operation is in progress")), CommitUnknown)

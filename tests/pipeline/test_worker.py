@@ -1,0 +1,367 @@
+"""Lanes, leases and recovery, with their loops running."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from service.domain.message import Traffic
+from service.domain.outcome import Accepted, Outcome, Unknown
+from service.errors import StoreOverloaded
+from service.pipeline.deliver import Deliver
+from service.pipeline.lane import Lane
+from service.pipeline.lease import Lease
+from service.pipeline.notify import Notify
+from service.pipeline.recover import Recover
+from service.pipeline.screen import Screen
+from service.pipeline.submit import Submit
+from service.pipeline.worker import working
+from service.runtime import Runtime
+from service.storage.queue import Begin, Begun, Claimed, MessageQueue
+from service.storage.upkeep import Upkeep
+from tests import rows
+from tests.listener import Listener
+from tests.pipeline.conftest import MakeWorld
+from tests.pipeline.world import WatchedQueue, World, news
+
+
+@asynccontextmanager
+async def delivering(world: World, **parts: Any) -> AsyncIterator[Deliver]:
+    """The lanes run; at the end what is under way is waited for."""
+    runtime = replace(world.runtime, **parts)
+    deliver = Deliver(runtime, world.lease, Screen(runtime, world.lookup), Submit(runtime))
+    running = asyncio.create_task(deliver.run())
+    try:
+        yield deliver
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await deliver.drain(5)
+
+
+def recovering(world: World, **parts: Any) -> Recover:
+    runtime = replace(world.runtime, **parts)
+    notify = Notify(runtime, world.lease)
+    return Recover(runtime, world.lease, world.deliver, world.receive, notify)
+
+
+class Blocking:
+    """A provider that answers nobody before `go`, and tells how many have called."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.calls = 0
+        self._called = asyncio.Condition()
+
+    async def __call__(self) -> Outcome:
+        async with self._called:
+            self.calls += 1
+            self._called.notify_all()
+        await self.go.wait()
+        return Accepted("p")
+
+    async def until(self, calls: int) -> None:
+        async with asyncio.timeout(10), self._called:
+            await self._called.wait_for(lambda: self.calls >= calls)
+
+
+async def test_every_lane_delivers_what_is_accepted(world: World) -> None:
+    async with delivering(world):
+        message_ids = {await world.accept(traffic) for traffic in ("otp", "transactional", "marketing")}
+        await world.queue.until_settled(message_ids)
+    assert {(await world.message(each))["status"] for each in message_ids} == {"sent"}
+
+
+async def test_a_campaign_does_not_stand_before_an_otp(make_world: MakeWorld) -> None:
+    world = await make_world(deliver={"poll_s": 0.01, "lanes": {"marketing": 3}, "lease_s": 600})
+    blocking = Blocking()
+    world.http.always("primary", blocking)
+    for _ in range(10):
+        await world.accept("marketing")
+    async with delivering(world) as deliver:
+        await blocking.until(3)
+        otp = await world.accept("otp")
+        await blocking.until(4)
+        assert otp in deliver.under_way
+        assert len(deliver.under_way) == 4, "the lane takes no more than its number"
+        blocking.go.set()
+        rest = await world.database.fetch("SELECT id FROM messages")
+        await world.queue.until_settled({row["id"] for row in rest})
+    assert deliver.under_way == []
+    assert len(world.http.calls) == 11
+
+
+async def test_a_client_with_few_messages_is_not_behind_one_with_many(make_world: MakeWorld) -> None:
+    world = await make_world(deliver={"poll_s": 0.01, "lanes": {"marketing": 4}, "lease_s": 600})
+    blocking = Blocking()
+    world.http.always("primary", blocking)
+    for _ in range(20):
+        await world.accept("marketing")
+    small_client = await rows.a_client(world.database, "small")
+    small = rows.a_message(small_client, traffic="marketing")
+    await world.runtime.messages.add(small, None)
+    async with delivering(world) as deliver:
+        await blocking.until(4)
+        assert small.id in deliver.under_way
+        blocking.go.set()
+
+
+async def test_a_message_of_a_client_that_is_new_waits_for_nothing(world: World) -> None:
+    async with delivering(world):
+        await world.queue.until_settled({await world.accept()})
+        newcomer = rows.a_message(await rows.a_client(world.database, "new"))
+        await world.runtime.messages.add(newcomer, None)
+        await world.queue.until_settled({newcomer.id}, timeout_s=3)
+
+
+async def test_a_message_that_was_put_back_and_claimed_at_once_is_still_seen_as_under_way(world: World) -> None:
+    """The settlement of the first task and the claim for the second cross each other."""
+    first, second = asyncio.Event(), asyncio.Event()
+    message_id = await world.accept()
+    begun = asyncio.Queue[Claimed]()
+
+    async def work(message: Claimed) -> None:
+        await begun.put(message)
+        await (second if message.tried else first).wait()
+
+    lane = Lane(world.runtime, world.lease, Traffic.TRANSACTIONAL, work)
+    running = asyncio.create_task(lane.run())
+    await begun.get()
+    await world.database.execute(
+        "INSERT INTO attempts (id, message_id, provider) VALUES (new_id(), $1, 'p')", message_id
+    )
+    await world.database.execute("UPDATE messages SET worker_id = NULL, due_at = now() WHERE id = $1", message_id)
+    again = await asyncio.wait_for(begun.get(), 10)
+    assert again.id == message_id
+    task = lane.under_way[message_id]
+    first.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert lane.under_way == {message_id: task}
+    second.set()
+    await task
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert lane.under_way == {}
+
+
+async def test_a_claim_that_fails_is_tried_again(world: World) -> None:
+    class Once(WatchedQueue):
+        failures = 0
+
+        async def claim(self, *arguments: Any) -> list[Claimed]:
+            if self.failures < 3:
+                self.failures += 1
+                raise StoreOverloaded("no connection")
+            return await super().claim(*arguments)
+
+    queue = Once(world.runtime)
+    async with delivering(world, queue=queue):
+        await queue.until_settled({await world.accept()})
+    assert queue.failures == 3
+
+
+async def test_a_store_error_in_delivery_leaves_the_message_to_recovery(world: World) -> None:
+    class Broken(MessageQueue):
+        async def begin(self, _: Begin) -> Begun | None:
+            raise StoreOverloaded("no connection")
+
+    queue = Broken(world.database, receipt_wait=timedelta(hours=72))
+    message_id = await world.accept()
+    runtime = replace(world.runtime, queue=queue)
+    deliver = Deliver(runtime, world.lease, Screen(runtime, world.lookup), Submit(runtime))
+    [claimed] = await queue.claim(Traffic.TRANSACTIONAL, world.lease.worker_id, {}, 1)
+    await deliver.deliver(claimed)
+    recover = recovering(world)
+    await recover.round()
+    assert (await world.message(message_id))["worker_id"] == world.lease.worker_id, "it may be a claim just made"
+    await recover.round()
+    assert await world.where(message_id) == ("queued", None)
+    assert world.http.calls == []
+
+
+async def test_a_round_takes_over_from_the_dead(make_world: MakeWorld) -> None:
+    dead, alive = await make_world(), await make_world()
+    message_id = await dead.accept()
+    await dead.runtime.queue.claim(Traffic.TRANSACTIONAL, dead.lease.worker_id, {}, 1)
+    recover = recovering(alive)
+    await recover.round()
+    assert (await alive.message(message_id))["worker_id"] == dead.lease.worker_id, "it is alive"
+    await rows.end_lease(dead.database, dead.lease.worker_id)
+    await recover.round()
+    assert await alive.where(message_id) == ("queued", None)
+    taken_over = alive.runtime.metrics.registry.get_sample_value("sms_gateway_messages_taken_over_total")
+    assert taken_over == 1
+
+
+async def test_a_round_gives_up_on_receipts_that_never_came(world: World) -> None:
+    message_id = await world.send()
+    recover = recovering(world)
+    await recover.round()
+    assert (await world.message(message_id))["status"] == "sent"
+    await rows.pass_time(world.database, message_id, 600 + 72 * 3600 + 1)
+    world.runtime.hints.webhooks.clear()
+    await recover.round()
+    assert await world.where(message_id) == ("undelivered", "no_receipt")
+    assert world.runtime.hints.webhooks.is_set()
+    assert len(await rows.webhooks(world.database, message_id)) == 1
+
+
+async def test_a_round_matches_orphans_and_measures_the_lanes(world: World) -> None:
+    await world.receive.apply(replace(news(UUID(int=0), "delivered"), attempt_id=None, provider_message_id="p1"))
+    message_id = await world.send()
+    late = await world.accept("otp")
+    await rows.pass_time(world.database, late, 60)
+    await recovering(world).round()
+    assert (await world.message(message_id))["status"] == "delivered"
+    sample = world.runtime.metrics.registry.get_sample_value
+    assert sample("sms_gateway_lane_due_messages", {"traffic": "otp"}) == 1
+    assert sample("sms_gateway_lane_oldest_due_seconds", {"traffic": "otp"}) == pytest.approx(60, abs=5)
+
+
+async def test_a_round_forgets_what_is_past_its_time(world: World) -> None:
+    await world.database.execute(
+        "INSERT INTO idempotency_keys VALUES ($1, 'send', 'k', '', $1, now() - interval '1 second')", world.client_id
+    )
+    await recovering(world).round()
+    assert await world.database.fetch("SELECT FROM idempotency_keys") == []
+
+
+async def test_recovery_goes_on_after_a_round_that_was_cut_short(world: World) -> None:
+    rounds = asyncio.Semaphore(0)
+
+    class Failing(Upkeep):
+        async def dead_workers(self) -> list[UUID]:
+            rounds.release()
+            raise StoreOverloaded("no connection")
+
+    recover = recovering(world, upkeep=Failing(world.database))
+    running = asyncio.create_task(recover.run())
+    for _ in range(2):
+        await asyncio.wait_for(rounds.acquire(), 10)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    errors = world.runtime.metrics.registry.get_sample_value("sms_gateway_worker_errors_total", {"task": "recover"})
+    assert errors is not None
+    assert errors >= 1
+
+
+class Renewals(MessageQueue):
+    """Tells of each renewal; `failures` of them fail first."""
+
+    def __init__(self, world: World, failures: int = 0) -> None:
+        super().__init__(world.database, receipt_wait=timedelta(hours=72))
+        self.ids = asyncio.Queue[UUID]()
+        self._failures = failures
+
+    async def renew(self, worker_id: UUID, lease: timedelta) -> bool:
+        await self.ids.put(worker_id)
+        if self._failures > 0:
+            self._failures -= 1
+            raise StoreOverloaded("no connection")
+        return await super().renew(worker_id, lease)
+
+
+@asynccontextmanager
+async def keeping(world: World, queue: MessageQueue, lease_s: float) -> AsyncIterator[Lease]:
+    deliver = world.runtime.config.deliver.model_copy(update={"lease_s": lease_s})
+    config = world.runtime.config.model_copy(update={"deliver": deliver})
+    runtime = replace(world.runtime, queue=queue, settings=replace(world.runtime.settings, config=config))
+    lease = Lease(runtime)
+    await lease.begin()
+    running = asyncio.create_task(lease.keep())
+    try:
+        yield lease
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_lease_is_renewed_under_the_same_id_even_if_a_renewal_fails(world: World) -> None:
+    queue = Renewals(world, failures=1)
+    async with keeping(world, queue, lease_s=0.5) as lease:
+        seen = [await asyncio.wait_for(queue.ids.get(), 10) for _ in range(3)]
+        assert seen == [lease.worker_id] * 3
+
+
+async def test_a_worker_whose_lease_ran_out_goes_on_under_a_new_id(world: World) -> None:
+    queue = Renewals(world)
+    async with keeping(world, queue, lease_s=0.5) as lease:
+        before = lease.worker_id
+        await world.database.execute("UPDATE workers SET expires_at = now() WHERE id = $1", before)
+        while (current := await asyncio.wait_for(queue.ids.get(), 10)) == before:
+            pass
+        assert current == lease.worker_id != before
+    assert before in await world.runtime.upkeep.dead_workers()
+
+
+async def test_a_lease_that_cannot_be_given_back_runs_out_by_itself(world: World) -> None:
+    class Broken(MessageQueue):
+        async def retire(self, _: UUID) -> None:
+            raise StoreOverloaded("no connection")
+
+    lease = Lease(replace(world.runtime, queue=Broken(world.database, receipt_wait=timedelta(hours=72))))
+    await lease.begin()
+    await lease.end()
+    assert lease.worker_id not in await world.runtime.upkeep.dead_workers()
+
+
+async def test_a_worker_delivers_notifies_and_gives_its_lease_back(world: World, listener: Listener) -> None:
+    async with working(world.runtime):
+        message_id = await world.accept(callback_url=listener.url)
+        world.runtime.hints.lanes[Traffic.TRANSACTIONAL].set()
+        await world.queue.until_settled({message_id})
+        [attempt] = await rows.attempts(world.database, message_id)
+        await world.receive.apply(news(attempt["id"], "delivered"))
+        [received] = await listener.wait_for(1)
+    assert received.json()["status"] == "delivered"
+    alive = await world.database.fetch("SELECT id FROM workers WHERE expires_at > now()")
+    assert [row["id"] for row in alive] == [world.lease.worker_id], "only the one of this test"
+
+
+async def test_a_worker_that_stops_lets_its_calls_end(world: World) -> None:
+    blocking = Blocking()
+    world.http.always("primary", blocking)
+    message_id = await world.accept()
+    async with working(world.runtime):
+        await blocking.until(1)
+        asyncio.get_running_loop().call_later(0.05, blocking.go.set)
+    assert await world.where(message_id) == ("sent", None)
+
+
+async def test_a_worker_whose_loop_breaks_ends_instead_of_doing_half_its_work(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Buggy(Upkeep):
+        async def dead_workers(self) -> list[UUID]:
+            raise ValueError("a bug")
+
+    async def work(runtime: Runtime) -> None:
+        async with working(runtime):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work(replace(world.runtime, upkeep=Buggy(world.database))))
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 10)
+    assert "a worker loop ended" in caplog.text
+    assert "a bug" in caplog.text
+
+
+async def test_nothing_is_lost_or_doubled_by_a_provider_that_does_not_say_what_it_took(world: World) -> None:
+    world.http.script("primary", *[Unknown("http_500")] * 4)
+    message_ids = {await world.accept("marketing") for _ in range(4)}
+    async with delivering(world):
+        await world.queue.until_settled(message_ids)
+        world.queue.settled.clear()
+        await rows.make_due(world.database)
+        await world.queue.until_settled(message_ids)
+    assert {(await world.message(each))["status"] for each in message_ids} == {"sent"}
+    assert len({call.key for call in world.http.calls}) == 4
+    assert world.http.called() == ["primary"] * 8
