@@ -12,6 +12,7 @@ from service.api import bulk, health, hlr, messages, problems, receipts, send
 from service.api.auth import Directory
 from service.api.context import Api
 from service.api.draft import Drafter
+from service.api.intake import RawRoute
 from service.api.middleware import Surround
 from service.api.openapi import document
 from service.pipeline.accept import Accept
@@ -68,7 +69,13 @@ def _serving(app: FastAPI, runtime: Runtime) -> FastAPI:
         receive=Receive(runtime, lookup),
         schema_version=newest_version(),
     )
-    app.add_middleware(Surround, metrics=runtime.metrics)
+    express = {
+        (method, route.path): route
+        for route in app.router.routes
+        if isinstance(route, RawRoute)
+        for method in route.methods or ()
+    }
+    app.add_middleware(Surround, metrics=runtime.metrics, express=express)
     described = document(app)
     app.openapi = lambda: described  # type: ignore[method-assign]
     return app

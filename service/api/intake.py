@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.context import Api
 from service.api.headers import header
-from service.api.problems import field_errors, invalid
-from service.errors import FieldError, Problem
+from service.api.problems import answer, answer_store_error, field_errors, invalid
+from service.errors import FieldError, Problem, StoreError
 from service.storage.clients import Principal
 from service.storage.messages import Key
 
@@ -33,7 +33,13 @@ class RawRoute(APIRoute):
         self.app = self._answer
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self.endpoint(Request(scope, receive, send))
+        request = Request(scope, receive, send)
+        try:
+            response = await self.endpoint(request)
+        except Problem as error:
+            response = answer(request, error)
+        except StoreError as error:
+            response = answer_store_error(request, error)
         await response(scope, receive, send)
 
 

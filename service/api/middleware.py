@@ -6,10 +6,12 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 from prometheus_client import Counter, Histogram
 from starlette.requests import Request
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
@@ -27,11 +29,16 @@ _NO_ROUTE: Final = "(none)"
 
 
 class Surround:
-    """ASGI middleware. Routes are counted and logged as templates: a path may hold a number or a token."""
+    """ASGI middleware. Routes are counted and logged as templates: a path may hold a number or a token.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    `express` are the routes whose path is all fixed and which answer their own errors, by method and path: they are
+    called at once, past the router and the middlewares within, which cost a send a tenth of its time.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, express: Mapping[tuple[str, str], BaseRoute]) -> None:
         self._app = app
         self._metrics = metrics
+        self._express = express
         # `labels()` costs more than the counting itself.
         self._requests: dict[tuple[str, str, int], Counter] = {}
         self._seconds: dict[str, Histogram] = {}
@@ -56,7 +63,12 @@ class Surround:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            route = self._express.get((scope["method"], scope["path"]))
+            if route is None:
+                await self._app(scope, receive, send_with_id)
+            else:
+                scope["route"] = route
+                await route.handle(scope, receive, send_with_id)
         except Exception:
             log.exception("a request failed")
             if status == 0:

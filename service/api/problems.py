@@ -103,6 +103,12 @@ def answer(request: Request, problem: Problem) -> Response:
     return Response(orjson.dumps(body), problem.status, problem.headers, "application/problem+json")
 
 
+def answer_store_error(request: Request, error: StoreError) -> Response:
+    """The answer when the store failed."""
+    log.warning("the store failed", extra={"error": str(error)})
+    return answer(request, of_store(error))
+
+
 def of_store(error: StoreError) -> Problem:
     """What a caller should know of the store's trouble."""
     if isinstance(error, Unstorable):
@@ -130,8 +136,7 @@ def install(app: FastAPI) -> None:
         return answer(request, error)
 
     async def on_store_error(request: Request, error: StoreError) -> Response:
-        log.warning("the store failed", extra={"error": str(error)})
-        return answer(request, of_store(error))
+        return answer_store_error(request, error)
 
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         return answer(request, _of_http(error))

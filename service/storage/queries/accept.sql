@@ -67,7 +67,7 @@ WHERE id = $1 AND client_id = $2
 SELECT id, provider, calls, open, outcome, reason, code, provider_message_id, started_at, ended_at
 FROM attempts
 WHERE message_id = $1
-ORDER BY id
+ORDER BY started_at, id
 
 -- name: receipts
 SELECT a.provider, r.status, r.error_code, r.provider_code, r.occurred_at, r.received_at

@@ -37,7 +37,7 @@ SELECT c.*,
        a.tried
 FROM claimed AS c
 CROSS JOIN LATERAL (
-    SELECT json_agg(json_build_array(id, provider, open, outcome, calls) ORDER BY id)::text AS tried
+    SELECT json_agg(json_build_array(id, provider, open, outcome, calls) ORDER BY started_at, id)::text AS tried
     FROM attempts
     WHERE message_id = c.id
 ) AS a
