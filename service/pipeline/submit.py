@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 _OTP_PATIENCE_S = 2.0
 """An OTP rather goes to the next provider than wait longer than this for a busy one."""
-_MAX_THROTTLE_S = 300.0
+_MAX_PAUSE_S = 300.0
+"""However long a provider asks to be left alone, it is asked again after this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +115,7 @@ class Submit:
         attempt_id = new_id()
         try:
             async with gate.turn(work.message.traffic):
-                if tour.failed is not None:
-                    self._metrics.failovers.labels(tour.failed, name).inc()
+                self._count(work, tour.failed, name)
                 outcome = await self._call(work, gate, attempt_id)
         except Busy as busy:
             tour.wait(busy.retry_in_s, elsewhere=busy.down or busy.retry_in_s > work.patience_s)
@@ -137,6 +137,14 @@ class Submit:
             case Unavailable():
                 tour.waits_s.append(_backoff_s(work))
         return None
+
+    def _count(self, work: Work, failed: str | None, name: str) -> None:
+        """Count a failover, or how long the message took to its very first call."""
+        if failed is not None:
+            self._metrics.failovers.labels(failed, name).inc()
+        elif not work.message.tried:
+            taken_s = work.message.waited_s + time.monotonic() - work.claimed_s
+            self._metrics.to_provider_s.labels(work.message.traffic.value).observe(taken_s)
 
     async def _resolve(self, work: Work, doubt: Tried, *, fresh: bool) -> Settlement | None:
         """Find out what became of an unknown submission; None: go on to the next provider.
@@ -196,10 +204,6 @@ class Submit:
         begun = await self._queue.begin(Begin(attempt_id, message.id, account.name, message.worker_id))
         if begun is None:
             raise LeaseLost(str(message.id))
-        if not message.tried:
-            self._metrics.to_provider_s.labels(message.traffic.value).observe(
-                message.waited_s + time.monotonic() - work.claimed_s
-            )
         per_message = account.adapter.capabilities.callback_per_message
         token = self._keyring.attempt_token(account.name, attempt_id)
         submission = Submission(
@@ -273,8 +277,8 @@ def _final(work: Work, attempt_id: UUID, outcome: Accepted | Rejected) -> Settle
 
 def _throttled(work: Work, gate: Gate, outcome: Throttled) -> float:
     """Leave the provider alone for as long as it asked; returns for how long."""
-    wait_s = min(outcome.retry_after_s or _backoff_s(work), _MAX_THROTTLE_S)
-    gate.pause(wait_s)
+    wait_s = outcome.retry_after_s or _backoff_s(work)
+    gate.pause(min(wait_s, _MAX_PAUSE_S))
     return wait_s
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from service.errors import StoreOverloaded
+from service.errors import CommitUnknown, StoreOverloaded
 from service.storage.batch import Batcher
 from service.storage.database import Connection, Database
 from service.storage.sql import queries
@@ -99,10 +99,17 @@ class MessageStore:
                 leading.append((message, key))
         async with self._database.writing() as connection:
             rows = await connection.fetch(_SQL["insert_messages"], *_insert_arguments(leading), self._keep_keys)
-            created = {row["id"]: row["created_at"] for row in rows}
-            lost = [key for message, key in items if message.id not in created and key is not None]
-            earlier = await _find_keys(connection, lost) if lost else {}
+        created = {row["id"]: row["created_at"] for row in rows}
+        lost = [key for message, key in items if message.id not in created and key is not None]
+        earlier = await self._read_winners(lost) if lost else {}
         return [created.get(message.id) or earlier.get(_name(key)) for message, key in items]
+
+    async def _read_winners(self, lost: Sequence[Key]) -> dict[tuple[str, UUID] | None, Earlier]:
+        try:
+            async with self._database.reading() as connection:
+                return await _find_keys(connection, lost)
+        except StoreOverloaded as error:
+            raise CommitUnknown("the rest of the batch is stored") from error
 
     async def earlier(self, key: Key) -> Earlier | None:
         """What a key answered, if it is alive."""
@@ -117,7 +124,10 @@ class MessageStore:
                     _SQL["claim_key"], key.client_id, key.endpoint, key.key, key.body_hmac, batch.id, self._keep_keys
                 )
                 if taken is None:
-                    return (await _find_keys(connection, [key]))[_name(key)]
+                    earlier = (await _find_keys(connection, [key])).get(_name(key))
+                    if earlier is None:
+                        raise StoreOverloaded("the key expired at this very moment")
+                    return earlier
             await connection.execute(
                 _SQL["insert_batch"], batch.id, batch.client_id, len(messages), batch.rejected, batch.answer
             )

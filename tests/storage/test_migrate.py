@@ -4,11 +4,14 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from service.storage.database import Database
 from service.storage.migrate import migrate, newest_version
 from tests.postgres import create_database, drop_database
+
+LOCK = 0x534D5347  # what migrations/env.py locks
 
 
 @pytest.fixture
@@ -26,17 +29,26 @@ async def test_a_migrated_database_has_the_newest_schema(empty_dsn: str) -> None
     await database.close()
 
 
-async def test_replicas_may_migrate_at_the_same_time(empty_dsn: str) -> None:
+async def test_replicas_may_migrate_at_the_same_time_because_one_waits_for_the_other(empty_dsn: str) -> None:
     program = "import sys; from service.storage.migrate import migrate; print(migrate(sys.stdin.read()))"
+    held = await asyncpg.connect(empty_dsn)
+    transaction = held.transaction()
+    await transaction.start()
+    await held.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
     replicas = [
         await asyncio.create_subprocess_exec(
             sys.executable, "-c", program, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
-        for _ in range(3)
+        for _ in range(2)
     ]
-    answers = await asyncio.gather(*(replica.communicate(empty_dsn.encode()) for replica in replicas))
-    assert [out.decode().strip() for out, _ in answers] == [newest_version()] * 3
-    assert [replica.returncode for replica in replicas] == [0] * 3
+    answers = asyncio.gather(*(replica.communicate(empty_dsn.encode()) for replica in replicas))
+    async with asyncio.timeout(30):
+        while await held.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") < 2:
+            await held.execute("SELECT pg_sleep(0.02)")
+    await transaction.rollback()
+    assert [out.decode().strip() for out, _ in await answers] == [newest_version()] * 2
+    assert [replica.returncode for replica in replicas] == [0, 0]
+    await held.close()
 
 
 async def test_a_second_run_changes_nothing(empty_dsn: str) -> None:

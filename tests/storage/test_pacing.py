@@ -80,7 +80,9 @@ async def test_slots_are_shared_by_two_processes(store: Store, dsn: str) -> None
 async def test_a_rest_earns_no_burst(store: Store) -> None:
     await store.pacing.reserve(ALL, 1, HORIZON_S)
     await pass_time(store, 3600)
-    assert len(reserved(await store.pacing.reserve(ALL, 50, HORIZON_S))) == 3
+    await store.pacing.reserve(OTHER, 1, HORIZON_S)
+    granted = [len(reserved(await store.pacing.reserve(ALL, 50, HORIZON_S))) for _ in range(5)]
+    assert 2 <= sum(granted) <= 4
 
 
 async def test_a_provider_slower_than_the_horizon_gives_one_slot_at_a_time(store: Store) -> None:
