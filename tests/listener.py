@@ -19,7 +19,7 @@ class Received:
     body: bytes
     path: str
 
-    def json(self) -> Any:  # noqa: ANN401 - JSON is anything
+    def json(self) -> Any:
         return orjson.loads(self.body)
 
 

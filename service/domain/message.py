@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final
-from uuid import UUID
 
 
 class Traffic(StrEnum):
@@ -46,7 +44,12 @@ _TERMINAL: Final = frozenset(
 )
 
 _LEGAL: Final = {
-    MessageStatus.QUEUED: {MessageStatus.SENDING, MessageStatus.FAILED, MessageStatus.CANCELLED},
+    MessageStatus.QUEUED: {
+        MessageStatus.SENDING,
+        MessageStatus.DELIVERED,  # by a receipt that proves a provider wrong: docs/decisions/0004
+        MessageStatus.FAILED,
+        MessageStatus.CANCELLED,
+    },
     MessageStatus.SENDING: {
         MessageStatus.QUEUED,
         MessageStatus.SENT,
@@ -62,29 +65,10 @@ OWN_GUESSES: Final = frozenset({"no_receipt", "submit_unknown"})
 
 
 def may_become(old: MessageStatus, new: MessageStatus, *, reason: str | None = None) -> bool:
-    """Whether a message in `old` (ended for `reason`) may become `new`."""
+    """Whether a message in `old` (ended for `reason`) may become `new`.
+
+    The statements in `storage/queries` enforce this, and the tests hold them to it.
+    """
     if old.terminal:
         return new is MessageStatus.DELIVERED and reason in OWN_GUESSES
     return new in _LEGAL[old]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A claimed message, as the delivery pipeline sees it. Times are aware UTC, from the database's clock.
-
-    `unknown_provider` names the account whose answer is missing (a sticky `Unknown`), if there is one.
-    """
-
-    id: UUID
-    client_id: UUID
-    to: str
-    sender: str
-    text: str
-    traffic: Traffic
-    country: str
-    segments: int
-    attempts: int
-    created_at: datetime
-    due_at: datetime
-    expires_at: datetime
-    unknown_provider: str | None

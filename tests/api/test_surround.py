@@ -155,7 +155,7 @@ async def failing() -> AsyncIterator[httpx.AsyncClient]:
 
         return StreamingResponse(parts())
 
-    app.add_middleware(Surround, metrics=Metrics())
+    app.add_middleware(Surround, metrics=Metrics(), express={})
     async with serve(app) as url, httpx.AsyncClient(base_url=url) as http:
         yield http
 

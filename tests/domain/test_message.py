@@ -8,7 +8,7 @@ from service.domain.message import DEFAULT_VALIDITY, OWN_GUESSES, MessageStatus,
 
 TERMINAL = {"delivered", "undelivered", "failed", "cancelled"}
 LEGAL = {
-    "queued": {"sending", "failed", "cancelled"},
+    "queued": {"sending", "delivered", "failed", "cancelled"},
     "sending": {"queued", "sent", "delivered", "undelivered", "failed"},
     "sent": {"delivered", "undelivered", "failed"},
 }

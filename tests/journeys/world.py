@@ -131,7 +131,7 @@ async def a_world(dsn: str, folder: Path, config: str = CONFIG) -> AsyncIterator
         http = httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=20)
         await stack.enter_async_context(http)
         await stack.enter_async_context(working(runtime))
-        yield World(runtime, *simulators, listener, http)
+        yield World(runtime, simulators[0], simulators[1], listener, http)
 
 
 def _free_port() -> int:

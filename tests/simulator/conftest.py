@@ -16,7 +16,7 @@ from tests.listener import Listener
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
-def settings_in(folder: Path, **changes: Any) -> SimulatorSettings:  # noqa: ANN401 - any field of the settings
+def settings_in(folder: Path, **changes: Any) -> SimulatorSettings:
     defaults: dict[str, Any] = {
         "name": "primary",
         "host": "127.0.0.1",

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.domain.ids import new_id
-from service.domain.message import OWN_GUESSES
+from service.domain.message import OWN_GUESSES, MessageStatus, may_become
 from service.storage.database import Database
 from service.storage.receipts import News
 from tests import rows
@@ -135,13 +135,15 @@ async def test_receipts_one_after_the_other_do_what_the_model_says(
     store, message_id, attempt_ids, model = await begin(database, beginning, outcomes)
     for number, status in receipts:
         attempt = number % len(attempt_ids)
-        before = model.status
+        before, reason = model.status, model.reason
         fresh = (attempt, status) not in model.seen
         model.apply(attempt, status)
         applied = await store.receipts.apply(news(attempt_ids[attempt], status))
         assert await shown(store, message_id) == model.shown
         assert applied.fresh is fresh
         assert (applied.became is not None) is (model.status != before)
+        if applied.became is not None:
+            assert may_become(MessageStatus(before), MessageStatus(applied.became), reason=reason)
     found = await rows.attempts(database, message_id)
     assert [attempt["open"] for attempt in found] == model.open
     for attempt, row in enumerate(found):
