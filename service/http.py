@@ -85,8 +85,9 @@ class TargetPolicy:
             TargetRefused: its text says what is wrong and holds nothing of the URL.
         """
         try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL:
+            # A request is made of it, because some names ("xn--") are a URL's and yet no request's.
+            parsed = httpx.Request("POST", url).url
+        except (httpx.InvalidURL, ValueError):
             raise TargetRefused("not a URL") from None
         self.target(parsed)
 

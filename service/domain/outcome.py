@@ -30,10 +30,14 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Final for this provider (credentials, funds, unregistered sender): the next provider is tried, with an alarm."""
+    """Final for this provider (credentials, funds, unregistered sender): the next provider is tried, with an alarm.
+
+    `account`: it is not about this message. Nothing goes through this account until the operator acts.
+    """
 
     reason: str
     code: str | None = None
+    account: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from service.storage.queue import Claimed, Move, Settlement
 log = logging.getLogger(__name__)
 
 _HLR_RETRY_S = 1.0
+_ERROR_RETRY_S = 30.0
 _NOWHERE = Route(None, None, (), None, HlrPolicy.OFF, hlr_fails_open=True)
 
 
@@ -69,6 +70,11 @@ class Deliver:
             await asyncio.wait(tasks, timeout=timeout_s)
 
     @property
+    def claiming_since_s(self) -> float:
+        """When the oldest claim that has not been answered yet began; infinite where there is none."""
+        return min(lane.claiming_since_s for lane in self._lanes)
+
+    @property
     def under_way(self) -> list[UUID]:
         """The messages that are worked on."""
         return [message_id for lane in self._lanes for message_id in lane.under_way]
@@ -86,10 +92,22 @@ class Deliver:
         except Exception:
             self._runtime.metrics.worker_errors.labels("deliver").inc()
             log.exception("delivery failed", extra={"message_id": show("msg", message.id)})
+            await self._put_back(message)
         else:
             if status in {"failed", "undelivered"}:
                 self._runtime.metrics.ended.labels(status, settlement.reason or "").inc()
                 self._runtime.hints.webhooks.set()
+
+    async def _put_back(self, message: Claimed) -> None:
+        """After an error of our own: not at once, or it would be made again and again."""
+        try:
+            await self._runtime.queue.settle(
+                Settlement(
+                    message.id, message.worker_id, Move.PUT_BACK, reason="internal_error", delay_s=_ERROR_RETRY_S
+                )
+            )
+        except StoreError as error:
+            log.warning("store error in delivery", extra={"message_id": show("msg", message.id), "error": str(error)})
 
     async def _decide(self, message: Claimed, claimed_s: float) -> Settlement:
         route = pick(self._routes, message.traffic, message.country) or _NOWHERE

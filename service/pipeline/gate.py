@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 from service.domain.health import Breaker, BreakerState
 from service.domain.message import Traffic
@@ -41,24 +42,23 @@ class Gate:
         self._paused_until_s = 0.0
         self._all_calls = asyncio.Semaphore(settings.max_in_flight)
         self._other_calls = asyncio.Semaphore(max(1, int(settings.max_in_flight * (1 - settings.otp_reserve))))
-        self._otp_pace = self._other_pace = None
+        self._paces: dict[Traffic, Pace] = {}
         if settings.mps is not None:
             every = {f"mps:{account.name}": 1 / settings.mps}
             shared = {f"mps:{account.name}:other": 1 / (settings.mps * (1 - settings.otp_reserve))}
-            self._otp_pace = Pace(runtime.pacing, every)
-            self._other_pace = Pace(runtime.pacing, every | shared)
+            self._paces = {lane: Pace(runtime.pacing, every | shared) for lane in Traffic}
+            self._paces[Traffic.OTP] = Pace(runtime.pacing, every)
 
     @asynccontextmanager
-    async def turn(self, traffic: Traffic) -> AsyncIterator[None]:
+    async def turn(self, traffic: Traffic, client_id: UUID) -> AsyncIterator[None]:
         """Wait for a turn to call and hold it while calling. Say what came of it with `record`.
 
         Raises:
             Busy: the breaker is open, the provider asked for a pause, or the turn is more than `PATIENCE_S` away.
         """
         self._check_open()
-        pace = self._otp_pace if traffic is Traffic.OTP else self._other_pace
-        if pace is not None:
-            await pace.wait()
+        if traffic in self._paces:
+            await self._paces[traffic].wait(client_id)
         async with self._in_flight(traffic):
             self._check_open()
             self._breaker.allows(self._now())  # takes the one probe, where the breaker is half open
@@ -109,13 +109,14 @@ class Pace:
         self._interval_s = max(intervals_s.values())
         self._horizon_s = max(self._interval_s, _RESERVE_AHEAD_S)
         self._reserve: Batcher[None, Slot] = Batcher(self._reserve_together)
-        self._put_back_at_s = 0.0
+        self._last_put_back_s: dict[UUID, float] = {}
 
-    async def wait(self) -> None:
+    async def wait(self, client_id: UUID) -> None:
         """Sleep until this message's slot.
 
         Raises:
-            Busy: the slot is more than `PATIENCE_S` away. Each message is told a later time than the one before.
+            Busy: the slot is more than `PATIENCE_S` away. Each message is told a later time than the client's one
+                before, so that a campaign lines up behind itself and behind nobody else.
         """
         give_up_s = time.monotonic() + PATIENCE_S
         while True:
@@ -124,13 +125,14 @@ class Pace:
                 await asyncio.sleep(slot.in_s)
                 return
             if time.monotonic() + slot.in_s > give_up_s:
-                raise Busy(self._spread(slot.in_s))
+                raise Busy(self._spread(slot.in_s, client_id))
             await asyncio.sleep(slot.in_s - self._horizon_s)
 
-    def _spread(self, slot_s: float) -> float:
+    def _spread(self, slot_s: float, client_id: UUID) -> float:
         now_s = time.monotonic()
-        self._put_back_at_s = max(self._put_back_at_s + self._interval_s, now_s + slot_s)
-        return self._put_back_at_s - now_s
+        at_s = max(self._last_put_back_s.get(client_id, 0.0) + self._interval_s, now_s + slot_s)
+        self._last_put_back_s[client_id] = at_s
+        return at_s - now_s
 
     async def _reserve_together(self, waiting: Sequence[None]) -> list[Slot]:
         return await self._store.reserve(self._intervals_s, len(waiting), self._horizon_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -13,13 +14,17 @@ from uuid import UUID
 
 from service.domain.message import Traffic
 from service.errors import StoreError
+from service.pipeline.gate import PATIENCE_S
 from service.pipeline.lease import Lease
 from service.runtime import Runtime
+from service.settings import GatewayConfig
 from service.storage.queue import Claimed
 
 log = logging.getLogger(__name__)
 
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+_CALL_S = 2.0  # longer than most providers take to answer
+_DEFAULT_LIMIT = 64
 _FLOOR_LIFETIME_S = 10.0
 _FLOOR_MARGIN = timedelta(seconds=2)
 
@@ -34,11 +39,12 @@ class Lane:
         self._lease = lease
         self._traffic = traffic
         self._deliver = deliver
-        self._limit = runtime.config.deliver.lanes.get(traffic, 64)
+        self._limit = _limit(runtime.config, traffic)
         self._poll_s = runtime.config.deliver.poll_s
         self._wake = runtime.hints.lanes[traffic]
         self._floors: dict[UUID, datetime] = {}
         self._floors_until_s = 0.0
+        self.claiming_since_s = math.inf
         self.under_way: dict[UUID, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -59,6 +65,7 @@ class Lane:
             pass
 
     async def _claim(self, free: int) -> int:
+        self.claiming_since_s = time.monotonic()
         try:
             self._reset_floors()
             messages = await self._runtime.queue.claim(self._traffic, self._lease.worker_id, self._floors, free)
@@ -66,6 +73,8 @@ class Lane:
             self._runtime.metrics.worker_errors.labels("claim").inc()
             log.warning("nothing could be claimed", extra={"lane": self._traffic.value, "error": str(error)})
             return 0
+        finally:
+            self.claiming_since_s = math.inf
         for message in messages:
             self._floors[message.client_id] = max(
                 self._floors.get(message.client_id, _LONG_AGO), message.due_at - _FLOOR_MARGIN
@@ -90,3 +99,18 @@ class Lane:
         if time.monotonic() >= self._floors_until_s:
             self._floors.clear()
             self._floors_until_s = time.monotonic() + _FLOOR_LIFETIME_S
+
+
+def _limit(config: GatewayConfig, traffic: Traffic) -> int:
+    """How many messages are worked on at once: no more than the providers' pace lets out while they wait and are sent.
+
+    What is claimed beyond that would only be put back.
+    """
+    limit = config.deliver.lanes.get(traffic, _DEFAULT_LIMIT)
+    paces = [
+        None if provider.mps is None else provider.mps * (1 if traffic is Traffic.OTP else 1 - provider.otp_reserve)
+        for provider in config.providers.values()
+    ]
+    if None in paces:
+        return limit
+    return min(limit, math.ceil(sum(filter(None, paces)) * (PATIENCE_S + _CALL_S)))

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
+import re
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from uuid import UUID
 
@@ -48,6 +51,7 @@ class Notify:
         self._wake = runtime.hints.webhooks
         self._under_way: dict[UUID, asyncio.Task[None]] = {}
         self._busy: Counter[str] = Counter()
+        self.claiming_since_s = math.inf
 
     async def run(self) -> None:
         """Deliver until cancelled; what is under way then goes on until `drain`."""
@@ -73,12 +77,15 @@ class Notify:
 
     async def _claim(self, free: int) -> int:
         per_target = self._settings.per_target
+        self.claiming_since_s = time.monotonic()
         try:
             deliveries = await self._outbox.claim(self._lease.worker_id, free, per_target, self._busy)
         except StoreError as error:
             self._metrics.worker_errors.labels("notify").inc()
             log.warning("no webhook could be claimed", extra={"error": str(error)})
             return 0
+        finally:
+            self.claiming_since_s = math.inf
         for delivery in deliveries:
             self._busy[delivery.target] += 1
             task = asyncio.create_task(self._deliver(delivery))
@@ -87,23 +94,28 @@ class Notify:
         return len(deliveries)
 
     def _done(self, delivery: Delivery, task: asyncio.Task[None]) -> None:
+        full = len(self._under_way) >= self._settings.concurrency
+        if full or self._busy[delivery.target] >= self._settings.per_target:
+            self._wake.set()  # a place is free that may be waited for
         if self._under_way.get(delivery.id) is task:
             del self._under_way[delivery.id]
         self._busy[delivery.target] -= 1
         if self._busy[delivery.target] <= 0:
             del self._busy[delivery.target]
-        self._wake.set()
 
     async def _deliver(self, delivery: Delivery) -> None:
         try:
             response = await self._post(delivery)
+        except Exception:
+            # Settled like any failed try: what cannot be sent ends as dead, instead of coming back at once for ever.
+            self._metrics.worker_errors.labels("notify").inc()
+            log.exception("a webhook could not be sent", extra={"webhook_id": show("whd", delivery.id)})
+            response = "internal_error"
+        try:
             await self._settle(delivery, response)
         except StoreError as error:
             # Recovery brings it back: the endpoint may see it twice, with the same webhook-id.
             log.warning("a webhook's result was not stored", extra={"error": str(error)})
-        except Exception:
-            self._metrics.worker_errors.labels("notify").inc()
-            log.exception("a webhook could not be handled", extra={"webhook_id": show("whd", delivery.id)})
 
     async def _post(self, delivery: Delivery) -> httpx.Response | str:
         """The endpoint's answer, or why there is none."""
@@ -163,7 +175,13 @@ def _retry_after_s(response: httpx.Response | str) -> float:
     if isinstance(response, str):
         return 0.0
     value = response.headers.get("retry-after", "")
-    return min(int(value), _MAX_RETRY_AFTER_S) if value.isascii() and value.isdigit() and len(value) < 10 else 0.0  # noqa: PLR2004 - bounds the parse
+    if re.fullmatch("[0-9]{1,9}", value):
+        return min(int(value), _MAX_RETRY_AFTER_S)
+    try:
+        wait_s = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):  # no date, or one without a time zone
+        return 0.0
+    return min(max(wait_s, 0.0), _MAX_RETRY_AFTER_S)
 
 
 def body(delivery: Delivery) -> bytes:

@@ -37,30 +37,40 @@ class Recover:
         self._receive = receive
         self._notify = notify
         self._suspects: set[UUID] = set()
+        self._strays_at_s = 0.0
         self._measure_at_s = 0.0
         self._tidy_at_s = 0.0
 
     async def run(self) -> None:
         """Recover until cancelled."""
         while True:
-            try:
-                await self.round()
-            except StoreError as error:
-                self._metrics.worker_errors.labels("recover").inc()
-                log.warning("a recovery round was cut short", extra={"error": str(error)})
+            await self.round()
             await asyncio.sleep(_ROUND_S)
 
     async def round(self) -> None:
-        """One round of everything."""
-        await self._take_over()
-        await self._free_strays()
-        await self._receive.match_orphans()
-        await self._give_up_on_receipts()
+        """One round of everything. What fails is tried again in the next one and keeps nothing else from its turn."""
+        for task in (
+            self._take_over,
+            self._free_strays,
+            self._receive.match_orphans,
+            self._give_up_on_receipts,
+            self._measure,
+            self._tidy,
+        ):
+            try:
+                await task()
+            except StoreError as error:
+                self._metrics.worker_errors.labels("recover").inc()
+                log.warning("recovery was cut short", extra={"task": task.__name__.strip("_"), "error": str(error)})
+
+    async def _measure(self) -> None:
         if time.monotonic() >= self._measure_at_s:
             for lane, (depth, oldest_s) in (await self._upkeep.lane_depths()).items():
                 self._metrics.lane_depth.labels(lane).set(depth)
                 self._metrics.lane_oldest_s.labels(lane).set(oldest_s)
             self._measure_at_s = time.monotonic() + _MEASURE_S
+
+    async def _tidy(self) -> None:
         if time.monotonic() >= self._tidy_at_s:
             await self._upkeep.forget_keys()
             await self._runtime.receipts.forget_old_orphans(_ORPHAN_AGE)
@@ -76,8 +86,12 @@ class Recover:
     async def _free_strays(self) -> None:
         """Free what this worker holds on paper only.
 
-        A claim can be committed before this process has heard of it, so only what was astray a round ago too counts.
+        A claim can be committed before this process has heard of it, so only what was astray a round ago too counts,
+        and nothing while a claim has been on its way for longer than that.
         """
+        if min(self._deliver.claiming_since_s, self._notify.claiming_since_s) < self._strays_at_s:
+            return
+        self._strays_at_s = time.monotonic()
         worker_id = self._lease.worker_id
         messages = await self._upkeep.stray_messages(worker_id, self._deliver.under_way)
         deliveries = await self._upkeep.stray_deliveries(worker_id, self._notify.under_way)

@@ -30,7 +30,7 @@ from service.storage.queue import Begin, Claimed, Move, Settlement, Tried
 log = logging.getLogger(__name__)
 
 _OTP_PATIENCE_S = 2.0
-"""An OTP rather goes to the next provider than wait longer than this for a busy one."""
+"""An OTP rather goes to the next provider than wait longer than this, all in all, for a busy one."""
 _MAX_PAUSE_S = 300.0
 """However long a provider asks to be left alone, it is asked again after this time."""
 
@@ -50,8 +50,10 @@ class Work:
 
     @property
     def patience_s(self) -> float:
-        """How long it waits for a busy provider before it goes to the next."""
-        return min(_OTP_PATIENCE_S, self.left_s) if self.message.traffic is Traffic.OTP else self.left_s
+        """How long it still waits for a busy provider before it goes to the next."""
+        if self.message.traffic is not Traffic.OTP:
+            return self.left_s
+        return _OTP_PATIENCE_S - self.message.age_s - (time.monotonic() - self.claimed_s)
 
     def settle(self, move: Move, reason: str | None = None, *, delay_s: float = 0.0) -> Settlement:
         """A settlement of this message."""
@@ -114,10 +116,12 @@ class Submit:
         gate = self._gates[name]
         attempt_id = new_id()
         try:
-            async with gate.turn(work.message.traffic):
+            async with gate.turn(work.message.traffic, work.message.client_id):
                 self._count(work, tour.failed, name)
                 outcome = await self._call(work, gate, attempt_id)
         except Busy as busy:
+            if busy.down:
+                tour.failed = name
             tour.wait(busy.retry_in_s, elsewhere=busy.down or busy.retry_in_s > work.patience_s)
             return None
         if isinstance(outcome, Accepted | Rejected):
@@ -132,8 +136,9 @@ class Submit:
             case Refused():
                 tour.closed.add(name)
             case Throttled():
-                wait_s = _throttled(work, gate, outcome)
-                tour.wait(wait_s, elsewhere=wait_s > work.patience_s)
+                asked_s = outcome.retry_after_s or _backoff_s(work)
+                gate.pause(min(asked_s, _MAX_PAUSE_S))
+                tour.wait(min(asked_s, _MAX_PAUSE_S), elsewhere=asked_s > work.patience_s)
             case Unavailable():
                 tour.waits_s.append(_backoff_s(work))
         return None
@@ -186,7 +191,7 @@ class Submit:
             Busy: not now (an OTP does not wait for that: it goes on).
         """
         try:
-            async with gate.turn(work.message.traffic):
+            async with gate.turn(work.message.traffic, work.message.client_id):
                 outcome = await self._call(work, gate, doubt.id)
         except Busy:
             if work.message.traffic is Traffic.OTP:
@@ -195,12 +200,13 @@ class Submit:
         if isinstance(outcome, Accepted | Rejected):
             return _final(work, doubt.id, outcome)
         if isinstance(outcome, Throttled):
-            _throttled(work, gate, outcome)
+            gate.pause(min(outcome.retry_after_s or _backoff_s(work), _MAX_PAUSE_S))
         return None
 
     async def _call(self, work: Work, gate: Gate, attempt_id: UUID) -> Outcome:
         """Write the attempt, then call. The call ends before the lease does."""
         message, account = work.message, gate.account
+        asked_s = time.monotonic()
         begun = await self._queue.begin(Begin(attempt_id, message.id, account.name, message.worker_id))
         if begun is None:
             raise LeaseLost(str(message.id))
@@ -216,10 +222,13 @@ class Submit:
             callback_url=f"{self._base_url}/v1/receipts/{account.name}/{token}" if per_message else None,
         )
         began_s = time.monotonic()
-        outcome = await self._exchange(gate, submission, min(account.settings.timeout_s, begun.call_s))
+        call_s = begun.call_s - (began_s - asked_s)
+        if call_s <= 0:
+            raise LeaseLost(str(message.id))  # this process stood still: others may have taken over by now
+        outcome = await self._exchange(gate, submission, min(account.settings.timeout_s, call_s))
         self._metrics.submit_s.labels(account.name).observe(time.monotonic() - began_s)
         self._metrics.submits.labels(account.name, outcomes.name(outcome)).inc()
-        gate.record(success=not isinstance(outcome, Unavailable | Unknown | Refused))
+        gate.record(success=not _provider_is_down(outcome))
         if isinstance(outcome, Refused):
             log.error("provider refused", extra={"provider": account.name, "reason": outcome.reason})
         return outcome
@@ -248,6 +257,11 @@ def _nobody(work: Work, tour: _Tour) -> Settlement:
     return work.settle(Move.PUT_BACK, reason, delay_s=min(tour.waits_s, default=_backoff_s(work)))
 
 
+def _provider_is_down(outcome: Outcome) -> bool:
+    """Whether the next message can expect no better. A refused sender says nothing of other senders."""
+    return isinstance(outcome, Unavailable | Unknown) or (isinstance(outcome, Refused) and outcome.account)
+
+
 def doubtful(message: Claimed) -> Tried | None:
     """The attempt whose fate nobody knows, if there is one: the latest."""
     return next((t for t in reversed(message.tried) if t.open and t.outcome in {None, "unknown"}), None)
@@ -273,13 +287,6 @@ def _final(work: Work, attempt_id: UUID, outcome: Accepted | Rejected) -> Settle
     if isinstance(outcome, Accepted):
         return replace(settled, move=Move.SENT, provider_message_id=outcome.provider_message_id)
     return replace(settled, move=Move.FAIL, error_code=outcome.error_code)
-
-
-def _throttled(work: Work, gate: Gate, outcome: Throttled) -> float:
-    """Leave the provider alone for as long as it asked; returns for how long."""
-    wait_s = outcome.retry_after_s or _backoff_s(work)
-    gate.pause(min(wait_s, _MAX_PAUSE_S))
-    return wait_s
 
 
 def _backoff_s(work: Work) -> float:

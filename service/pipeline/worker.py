@@ -37,18 +37,21 @@ async def working(runtime: Runtime) -> AsyncIterator[None]:
     loops = [asyncio.create_task(loop) for loop in (deliver.run(), notify.run(), recover.run())]
     body = asyncio.current_task()
     assert body is not None  # noqa: S101 - a context manager is entered by a task
-    for loop in loops:
+    for loop in (keeping, *loops):
         loop.add_done_callback(lambda ended: None if ended.cancelled() else body.cancel("a worker loop ended"))
     try:
         yield
     finally:
-        for loop in loops:
-            loop.cancel()
-        for ended in await asyncio.gather(*loops, return_exceptions=True):
-            if isinstance(ended, Exception):
-                log.error("a worker loop ended", exc_info=ended)
+        await _end(loops)
         drain_s = runtime.settings.environment.drain_s
         await asyncio.gather(deliver.drain(drain_s), notify.drain(drain_s))
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
+        await _end([keeping])
         await lease.end()
+
+
+async def _end(loops: list[asyncio.Task[None]]) -> None:
+    for loop in loops:
+        loop.cancel()
+    for ended in await asyncio.gather(*loops, return_exceptions=True):
+        if isinstance(ended, Exception):
+            log.error("a worker loop ended", exc_info=ended)

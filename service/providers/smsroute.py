@@ -38,23 +38,23 @@ CODES: Final[Mapping[str, Outcome]] = {
     "unknown_sender": Refused("sender_not_registered"),
     "sender_not_registered": Refused("sender_not_registered"),
     "traffic_mismatch": Refused("sender_not_registered"),
-    "insufficient_funds": Refused("funds"),
+    "insufficient_funds": Refused("funds", account=True),
     # An earlier call with our key got in, with a body that is not this one.
     "idempotency_key_reused": Unknown("idempotency_key_reused"),
 }
 
 # What a 4xx means when its code is not in the table. Any other 4xx still says "not accepted": `unrecognised`.
 STATUSES: Final[Mapping[int, Outcome]] = {
-    401: Refused("credentials"),
-    402: Refused("funds"),
+    401: Refused("credentials", account=True),
+    402: Refused("funds", account=True),
     403: Refused("forbidden"),
-    404: Refused("configuration"),
-    405: Refused("configuration"),
+    404: Refused("configuration", account=True),
+    405: Refused("configuration", account=True),
     408: Unknown("http_408"),
     409: Unknown("http_409"),
     # No message that the gateway accepts is this large or of another type, so something on the way is set up wrong.
-    413: Refused("configuration"),
-    415: Refused("configuration"),
+    413: Refused("configuration", account=True),
+    415: Refused("configuration", account=True),
 }
 
 # The only codes of a 503 that prove that nothing was stored.
@@ -161,7 +161,7 @@ def _problem(response: httpx.Response) -> Outcome:
     if status == httpx.codes.SERVICE_UNAVAILABLE and code in NOTHING_STORED:
         return Unavailable(code)
     if response.is_redirect:
-        return Refused("configuration")
+        return Refused("configuration", account=True)
     return Unknown(f"http_{status}")
 
 

@@ -23,10 +23,8 @@ DATA_ERRORS = ("22", "23")
 # InternalClientError is what asyncpg says of a connection that the server ended between two of its steps.
 _BROKEN = (OSError, pg.InterfaceError, pg.InternalClientError, asyncio.IncompleteReadError, TimeoutError)
 _UNREACHABLE = (*_BROKEN, pg.PostgresError)
-# The transaction was surely rolled back: no resources (53), cancelled by a timeout (57014), starting up (57P03),
-# read-only because this is a standby (25006), locks not granted (55P03).
-_NOTHING_STORED = ("53", "57014", "57P03", "25006", "55P03", "40")
-_MAYBE_STORED = ("08", "57", "58", "XX")
+# The statement may have been committed. Whatever else the server says, it was rolled back.
+_MAYBE_STORED = ("08", "57P01", "57P02", "58", "XX")
 
 
 def store_error(error: BaseException) -> StoreError | None:
@@ -35,11 +33,9 @@ def store_error(error: BaseException) -> StoreError | None:
         state = error.sqlstate or ""
         if state.startswith(DATA_ERRORS):
             return Unstorable(f"PostgreSQL: SQLSTATE {state}")
-        if state.startswith(_NOTHING_STORED):
-            return StoreOverloaded(f"PostgreSQL: SQLSTATE {state}")
         if state.startswith(_MAYBE_STORED):
             return CommitUnknown(f"PostgreSQL: SQLSTATE {state}")
-        return None
+        return StoreOverloaded(f"PostgreSQL: SQLSTATE {state}")
     if isinstance(error, _BROKEN):
         return CommitUnknown(f"connection to PostgreSQL: {type(error).__name__}")
     return None
@@ -70,7 +66,7 @@ class Database:
                 max_size=connections,
                 command_timeout=STATEMENT_TIMEOUT_S,
                 reset=_nothing_to_reset,
-                server_settings={"application_name": "sms-gateway", "timezone": "UTC", "jit": "off"},
+                server_settings={"application_name": "sms-gateway", "timezone": "UTC"},
             )
         except pg.ClientConfigurationError as error:
             raise ConfigurationError("SMS_GATEWAY_DATABASE_URL is not like postgresql://user@host/name.") from error

@@ -34,8 +34,8 @@ class Tried:
 class Claimed:
     """A message in a worker's hands.
 
-    `remaining_s` of its validity (may be negative) and `waited_s` since it was due, both at the claim, by the
-    database's clock.
+    `remaining_s` of its validity (may be negative), `waited_s` since it was due and `age_s` since it was due for the
+    first time, all at the claim, by the database's clock.
     """
 
     id: UUID
@@ -50,6 +50,7 @@ class Claimed:
     due_at: datetime
     remaining_s: float
     waited_s: float
+    age_s: float
     tried: tuple[Tried, ...]
 
 
@@ -185,6 +186,7 @@ def _claimed(row: Any, worker_id: UUID) -> Claimed:
         due_at=row["due_at"],
         remaining_s=row["remaining_s"],
         waited_s=row["waited_s"],
+        age_s=row["age_s"],
         tried=tuple(
             Tried(UUID(id_), provider, open_, outcome, calls)
             for id_, provider, open_, outcome, calls in orjson.loads(row["tried"] or b"[]")

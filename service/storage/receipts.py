@@ -115,10 +115,11 @@ def _arguments(known: dict[tuple[UUID, str], News]) -> list[list[Any]]:
             item.provider_code,
             item.occurred_at,
             reason_for(item.status, item.error_code),
+            item.provider_message_id,
         )
         for (attempt, status), item in known.items()
     ]
-    return [[row[i] for row in rows] for i in range(6)]
+    return [[row[i] for row in rows] for i in range(7)]
 
 
 async def _keep_orphans(connection: Connection, orphans: list[News]) -> None:

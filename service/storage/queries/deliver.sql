@@ -34,6 +34,7 @@ WITH candidates AS (
 SELECT c.*,
        extract(epoch FROM c.expires_at - now())::float8 AS remaining_s,
        extract(epoch FROM now() - c.due_at)::float8 AS waited_s,
+       extract(epoch FROM now() - c.send_at)::float8 AS age_s,
        a.tried
 FROM claimed AS c
 CROSS JOIN LATERAL (
@@ -61,7 +62,7 @@ WITH owned AS MATERIALIZED (
 ), written AS (
     INSERT INTO attempts AS a (id, message_id, provider)
     SELECT id, message_id, provider FROM allowed
-    ON CONFLICT (id) DO UPDATE SET calls = a.calls + 1
+    ON CONFLICT (id) DO UPDATE SET calls = a.calls + 1 WHERE a.open  -- closed: somebody knows by now
     RETURNING a.id, a.started_at
 )
 SELECT w.id,

@@ -78,5 +78,6 @@ UPDATE webhook_endpoints SET disabled_at = now(), disabled_reason = $2 WHERE id 
 
 -- name: end_deliveries_of_endpoint
 -- Nothing more goes to an endpoint that said it is gone.
-UPDATE webhook_deliveries SET state = 'dead', due_at = NULL, last_error = 'endpoint_disabled', ended_at = now()
-WHERE endpoint_id = $1 AND due_at IS NOT NULL
+UPDATE webhook_deliveries
+SET state = 'dead', due_at = NULL, worker_id = NULL, last_error = 'endpoint_disabled', ended_at = now()
+WHERE endpoint_id = $1 AND state = 'pending'

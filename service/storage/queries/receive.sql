@@ -5,11 +5,11 @@ SELECT DISTINCT message_id FROM attempts WHERE id = ANY ($1)
 -- Records receipts, closes their attempts and moves their messages on; runs under lock_messages.
 -- A receipt already on record changes nothing. `delivered` from any attempt wins; otherwise a message ends when no
 -- attempt of it is open. An ended message is left alone, except that a late `delivered` corrects our own guesses.
--- $1..$6 the receipts (no pair of attempt and status twice), $7 how long a receipt is waited for after expiry.
+-- $1..$7 the receipts (no pair of attempt and status twice), $8 how long a receipt is waited for after expiry.
 WITH input AS (
     SELECT *
-    FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::timestamptz[], $6::text[])
-      AS i (attempt_id, status, error_code, provider_code, occurred_at, reason)
+    FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::timestamptz[], $6::text[], $7::text[])
+      AS i (attempt_id, status, error_code, provider_code, occurred_at, reason, provider_message_id)
 ), fresh AS (
     INSERT INTO receipts AS r (attempt_id, status, error_code, provider_code, occurred_at)
     SELECT i.attempt_id, i.status, i.error_code, i.provider_code, i.occurred_at
@@ -28,8 +28,13 @@ WITH input AS (
     UPDATE attempts AS a
     SET outcome = CASE WHEN a.outcome IS NULL OR a.outcome = 'unknown' THEN 'accepted' ELSE a.outcome END,
         ended_at = coalesce(a.ended_at, now()),
+        provider_message_id = coalesce(a.provider_message_id, n.provider_message_id),
         open = a.open AND n.only_sent
-    FROM (SELECT attempt_id, bool_and(status = 'sent') AS only_sent FROM news GROUP BY attempt_id) AS n
+    FROM (
+        SELECT attempt_id, bool_and(status = 'sent') AS only_sent, min(provider_message_id) AS provider_message_id
+        FROM news
+        GROUP BY attempt_id
+    ) AS n
     WHERE a.id = n.attempt_id
 ), verdicts AS (
     -- Of several receipts of one message, the one that moves it furthest.
@@ -51,7 +56,7 @@ WITH input AS (
     SET status = v.status,
         reason = CASE WHEN v.status IN ('undelivered', 'failed') THEN v.reason END,
         error_code = CASE WHEN v.status <> 'sent' THEN v.error_code END,
-        due_at = CASE WHEN v.status = 'sent' THEN m.expires_at + $7::interval END,
+        due_at = CASE WHEN v.status = 'sent' THEN m.expires_at + $8::interval END,
         worker_id = NULL,
         sent_at = coalesce(m.sent_at, now()),
         ended_at = CASE WHEN v.status <> 'sent' THEN now() END

@@ -10,7 +10,8 @@ WHERE worker_id IS NOT NULL AND NOT EXISTS (SELECT FROM workers AS w WHERE w.id 
 
 -- name: lock_abandoned
 -- Messages of a worker whose lease has run out. $1 worker, $2 how many.
-SELECT id FROM messages WHERE worker_id = $1 ORDER BY id LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+SELECT id FROM messages WHERE worker_id = $1 AND status = 'sending' ORDER BY id LIMIT $2
+FOR NO KEY UPDATE SKIP LOCKED
 
 -- name: close_abandoned
 -- A call that was on its way when its worker died may have been accepted.

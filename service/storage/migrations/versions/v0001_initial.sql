@@ -70,7 +70,7 @@ CREATE TABLE attempts (
     id                  uuid PRIMARY KEY,
     message_id          uuid NOT NULL,
     provider            text NOT NULL,
-    calls               smallint NOT NULL DEFAULT 1,
+    calls               integer NOT NULL DEFAULT 1,
     open                boolean NOT NULL DEFAULT true,
     outcome             text,                              -- NULL while the call is on its way
     reason              text,
@@ -157,7 +157,7 @@ CREATE TABLE webhook_deliveries (
     error_code   integer,
     event_at     timestamptz NOT NULL,
     state        text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'delivered', 'dead')),
-    attempts     smallint NOT NULL DEFAULT 0,
+    attempts     integer NOT NULL DEFAULT 0,
     due_at       timestamptz,
     worker_id    uuid,
     last_status  smallint,
