@@ -11,17 +11,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import socket
 import statistics
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
-
+from bench.gateway import command, free_port, process
 from bench.load import Plan, Result, measure
 from service.storage.embedded import EmbeddedPostgres
 
@@ -35,55 +29,25 @@ routes: [{providers: [primary]}]
 """
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@asynccontextmanager
-async def _process(arguments: Sequence[str], ready_url: str, log: Path, **environment: str) -> AsyncIterator[None]:
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *arguments, env=os.environ | environment, stdout=output, stderr=output
-        )
-        try:
-            async with httpx.AsyncClient() as client, asyncio.timeout(30):
-                while True:
-                    if process.returncode is not None:
-                        raise SystemExit(f"{arguments[0]} ended; see what it said above")
-                    try:
-                        if (await client.get(ready_url)).is_success:
-                            break
-                    except httpx.TransportError:
-                        await asyncio.sleep(0.05)
-            yield
-        finally:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
-
-
 async def _run(turns: int, seconds: float) -> list[tuple[Result, Result]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "gateway.yaml").write_text(_CONFIG)
         async with EmbeddedPostgres(folder / "data") as dsn:
-            gateway_port, bare_port = _free_port(), _free_port()
+            gateway_port, bare_port = free_port(), free_port()
             environment = {
                 "SMS_GATEWAY_DATABASE_URL": dsn,
                 "SMS_GATEWAY_SECRET_KEY": "bench" * 8,
                 "SMS_GATEWAY_CONFIG": str(folder / "gateway.yaml"),
                 "SMS_GATEWAY_PORT": str(gateway_port),
             }
-            await _gateway("migrate", environment)
-            key = json.loads(await _gateway("keys create --client bench --scopes send --json", environment))["key"]
+            await command("migrate", environment)
+            key = json.loads(await command("keys create --client bench --scopes send --json", environment))["key"]
             gateway_url, bare_url = f"http://127.0.0.1:{gateway_port}", f"http://127.0.0.1:{bare_port}"
             uvicorn = f"uvicorn bench.bare:app --port {bare_port} --no-access-log".split()
             async with (
-                _process(["service.cli", "serve"], f"{gateway_url}/readyz", folder / "gateway.log", **environment),
-                _process(uvicorn, f"{bare_url}/openapi.json", folder / "bare.log"),
+                process(["service.cli", "serve"], f"{gateway_url}/readyz", folder / "gateway.log", **environment),
+                process(uvicorn, f"{bare_url}/openapi.json", folder / "bare.log"),
             ):
                 headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "{n}"}
                 gateway = Plan(f"{gateway_url}/v1/send", headers, _BODY, connections=32, seconds=seconds)
@@ -91,16 +55,6 @@ async def _run(turns: int, seconds: float) -> list[tuple[Result, Result]]:
                 for plan in (gateway, bare):  # warm up
                     await measure(plan)
                 return [(await measure(bare), await measure(gateway)) for _ in range(turns)]
-
-
-async def _gateway(command: str, environment: dict[str, str]) -> str:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service.cli", *command.split(), env=os.environ | environment, stdout=-1
-    )
-    output, _ = await process.communicate()
-    if process.returncode:
-        raise SystemExit(f"sms-gateway {command} failed")
-    return output.decode()
 
 
 def main() -> None:

@@ -8,7 +8,20 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service import __version__
-from service.api import bulk, health, hlr, messages, problems, receipts, send
+from service.api import (
+    bulk,
+    health,
+    hlr,
+    listing,
+    messages,
+    preview,
+    problems,
+    receipts,
+    send,
+    suppressions,
+    webhook_deliveries,
+    webhooks,
+)
 from service.api.auth import Directory
 from service.api.context import Api
 from service.api.draft import Drafter
@@ -16,12 +29,25 @@ from service.api.intake import RawRoute
 from service.api.middleware import Surround
 from service.api.openapi import document
 from service.pipeline.accept import Accept
+from service.pipeline.limits import Limits
 from service.pipeline.lookup import Lookup
 from service.pipeline.receive import Receive
 from service.runtime import Runtime
 from service.storage.migrate import newest_version
 
-_GATEWAY: Final = (send.router, bulk.router, messages.router, hlr.router, receipts.router, health.router)
+_GATEWAY: Final = (
+    send.router,
+    bulk.router,
+    listing.router,
+    messages.router,
+    preview.router,
+    hlr.router,
+    suppressions.router,
+    webhooks.router,
+    webhook_deliveries.router,
+    receipts.router,
+    health.router,
+)
 _DESCRIPTION: Final = (
     "A self-hosted SMS gateway. 200 means that the message is committed to disk; what became of it comes by signed"
     " webhook. Errors are `application/problem+json` (RFC 9457) and say what to do."
@@ -67,6 +93,7 @@ def _serving(app: FastAPI, runtime: Runtime) -> FastAPI:
         accept=Accept(runtime),
         lookup=lookup,
         receive=Receive(runtime, lookup),
+        limits=Limits(runtime),
         schema_version=newest_version(),
     )
     express = {

@@ -104,7 +104,10 @@ class TargetPolicy:
         if url.port is not None and not 0 < url.port < 65536:  # noqa: PLR2004 - the range of ports
             raise TargetRefused("no such port")
         # Two parsers may see two hosts in one URL, so the host that is judged is the one of the URL that is dialled.
-        dialled = URL(str(url), encoded=True)
+        try:
+            dialled = URL(str(url), encoded=True)
+        except ValueError:
+            raise TargetRefused("not a URL") from None
         self._check_host(dialled.raw_host or "")
         return dialled
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,12 +19,15 @@ from service.providers.adapter import Account, Adapter
 from service.settings import GatewayConfig, Provider, Settings
 from service.storage.clients import ClientStore
 from service.storage.database import Database
+from service.storage.endpoints import EndpointStore
+from service.storage.listing import MessageListing
 from service.storage.messages import MessageStore
 from service.storage.numbers import NumberStore
 from service.storage.outbox import Outbox
 from service.storage.pacing import PacingStore
 from service.storage.queue import MessageQueue
 from service.storage.receipts import ReceiptStore
+from service.storage.suppressions import SuppressionStore
 from service.storage.upkeep import Upkeep
 
 
@@ -56,10 +59,13 @@ class Runtime:
     database: Database
     clients: ClientStore
     messages: MessageStore
+    listing: MessageListing
     queue: MessageQueue
     receipts: ReceiptStore
     outbox: Outbox
+    endpoints: EndpointStore
     numbers: NumberStore
+    suppressions: SuppressionStore
     pacing: PacingStore
     upkeep: Upkeep
     providers: Mapping[str, ProviderAccount]
@@ -107,10 +113,13 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             database=database,
             clients=ClientStore(database),
             messages=MessageStore(database, keep_keys=timedelta(hours=config.limits.idempotency_hours)),
+            listing=MessageListing(database),
             queue=MessageQueue(database, receipt_wait=receipt_wait),
             receipts=ReceiptStore(database, receipt_wait=receipt_wait),
             outbox=Outbox(database),
+            endpoints=EndpointStore(database),
             numbers=NumberStore(database),
+            suppressions=SuppressionStore(database),
             pacing=PacingStore(database),
             upkeep=Upkeep(database),
             providers=accounts,
@@ -121,15 +130,17 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         )
 
 
-def check_adapters(config: GatewayConfig) -> None:
-    """Build every adapter and look-up source once, to find out whether their settings fit.
-
-    Raises:
-        ConfigurationError: an adapter is unknown or does not take its settings.
-    """
+def check_adapters(config: GatewayConfig) -> Iterator[tuple[tuple[str, str], str]]:
+    """Build every adapter and look-up source once. Yields the setting that one does not take, and why."""
     for name, provider in config.providers.items():
-        _account(name, provider)
-    _hlr_source(config)
+        try:
+            _account(name, provider)
+        except ConfigurationError as error:
+            yield ("providers", name), str(error)
+    try:
+        _hlr_source(config)
+    except ConfigurationError as error:
+        yield ("hlr", "provider"), str(error)
 
 
 def _account(name: str, provider: Provider) -> ProviderAccount:

@@ -1,6 +1,6 @@
 """Every setting: the environment says where this process runs, `gateway.yaml` says how messages travel.
 
-Nothing is read at import. `Environment.read` and `load_config` are called once, by the command line.
+Nothing is read at import. `Environment.read` is called once, by the command line; `service.config_file` reads the file.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from phonenumbers import SUPPORTED_REGIONS
+from pydantic import AnyHttpUrl, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from service.domain.message import Traffic
 from service.domain.sender import kind
@@ -23,10 +24,12 @@ PREFIX = "SMS_GATEWAY_"
 # What Kubernetes injects for a Service named sms-gateway. It also sets SMS_GATEWAY_PORT, to `tcp://...`.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
 _SECRET_KEY_LENGTH = 32
+_NUMBERS = {"port": (int, 1, 65_535), "connections": (int, 1, 1_000), "drain_s": (float, 0, 3_600)}
+"""Their type, and what they may be: from, to."""
+_PUBLIC_URL = re.compile(r"https?://([0-9A-Za-z][\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[\w./~%-]*)?", re.ASCII)
 
-
-# A service that listens everywhere is reached here by what runs beside it.
-_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only compared
+COUNTRIES = SUPPORTED_REGIONS | {"001"}
+"""ISO 3166-1 alpha-2, as libphonenumber knows them; "001" for calling codes of no country (satellite, +800)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Environment:
         """Read the variables.
 
         Raises:
-            ConfigurationError: one is unknown, misses its file or is no number.
+            ConfigurationError: one is unknown, misses its file or has a value that cannot be.
         """
         known = set(cls.__slots__)
         values: dict[str, Any] = {}
@@ -80,8 +83,13 @@ class Environment:
         """How providers reach this service, without a slash at the end."""
         if self.public_url is not None:
             return self.public_url.rstrip("/")
-        host = _REACHABLE.get(self.host, self.host)
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        return f"http://{reachable(self.host)}:{self.port}"
+
+
+def reachable(host: str) -> str:
+    """`host` as it stands in a URL. For a server that listens on every address: loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only compared
+    return f"[{host}]" if ":" in host else host
 
 
 def _read_secret(name: str, path: str) -> str:
@@ -89,30 +97,57 @@ def _read_secret(name: str, path: str) -> str:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigurationError(f"{name}: the file cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{name}: the file is not UTF-8.") from error
 
 
 def _parse(name: str, setting: str, value: str) -> str | int | float | Path:
     if setting in {"data_dir", "config"}:
         return Path(value)
-    try:
-        if setting in {"port", "connections"}:
-            return int(value)
-        if setting == "drain_s":
-            return float(value)
-    except ValueError as error:
-        link = " Kubernetes set it for a Service of that name: use enableServiceLinks: false." if "://" in value else ""
-        raise ConfigurationError(f"{name} must be a number.{link}") from error
+    if setting in _NUMBERS:
+        return _number(name, value, *_NUMBERS[setting])
+    if setting == "public_url" and not _PUBLIC_URL.fullmatch(value):
+        raise ConfigurationError(
+            f"{name} must be like https://sms.example.com or http://10.0.0.7:8080, without a query."
+        )
     if setting == "secret_key" and len(value) < _SECRET_KEY_LENGTH:
         raise ConfigurationError(f"{name} must have at least 32 characters, e.g. from `openssl rand -hex 32`.")
     return value
+
+
+def _number(name: str, value: str, kind: type[int | float], least: int, most: int) -> int | float:
+    try:
+        number = kind(value)
+    except ValueError as error:
+        link = " Kubernetes set it for a Service of that name: use enableServiceLinks: false." if "://" in value else ""
+        raise ConfigurationError(f"{name} must be a number.{link}") from error
+    if not least <= number <= most:  # so that it is told of a NaN as well
+        raise ConfigurationError(f"{name} must be from {least} to {most}.")
+    return number
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+def _contradiction(where: tuple[str | int, ...], what: str) -> PydanticCustomError:
+    """What is wrong between two settings. `where`, the one to correct, counts from the section that finds it."""
+    return PydanticCustomError("contradiction", "{what}", {"what": what, "where": where})
+
+
+def _country(code: object) -> object:
+    if code is False:
+        raise ValueError('YAML reads NO as "false": write "NO", in quotes')
+    if not isinstance(code, str) or code not in COUNTRIES:
+        raise ValueError("is no country: use two capital letters (ISO 3166-1 alpha-2), e.g. DE, GB, US")
+    return code
+
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
-Seconds = Annotated[float, Field(gt=0)]
+Country = Annotated[str, BeforeValidator(_country)]
+Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
+Hours = Annotated[float, Field(gt=0, le=365 * 24, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Provider(_Section):
@@ -123,11 +158,11 @@ class Provider(_Section):
     api_key: str = Field(repr=False)
     webhook_secret: str | None = Field(default=None, repr=False)
     """What the provider signs its receipts with."""
-    mps: float | None = Field(default=None, gt=0)
+    mps: float | None = Field(default=None, ge=0.001, le=100_000, allow_inf_nan=False)
     """Messages a second that the provider allows. Absent: no pacing."""
-    otp_reserve: float = Field(default=0.2, ge=0, lt=1)
+    otp_reserve: float = Field(default=0.2, ge=0, lt=1, allow_inf_nan=False)
     """The share of `mps` that only OTPs may use."""
-    max_in_flight: int = Field(default=64, ge=1)
+    max_in_flight: Count = 64
     timeout_s: Seconds = 10.0
 
 
@@ -141,8 +176,8 @@ class Route(_Section):
     """Which providers take which messages, best first. The first route that matches is taken."""
 
     traffic: Traffic | None = None
-    countries: tuple[str, ...] | None = None
-    """ISO 3166 codes; absent: all."""
+    countries: tuple[Country, ...] | None = Field(default=None, min_length=1)
+    """Absent: all."""
     providers: tuple[str, ...] = Field(min_length=1)
     on_unknown: Literal["resend", "hold"] | None = None
     """What follows when nobody can say whether a provider took the message. Default: `resend` for otp, else `hold`."""
@@ -154,7 +189,7 @@ class Route(_Section):
     @model_validator(mode="after")
     def _once_each(self) -> Route:
         if len(set(self.providers)) < len(self.providers):
-            raise ValueError("a provider is named twice")
+            raise _contradiction(("providers",), "a provider is named twice")
         return self
 
 
@@ -177,34 +212,43 @@ class Webhooks(_Section):
     allow_loopback: bool = False
     denied_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     timeout_s: Seconds = 15.0
-    concurrency: int = Field(default=128, ge=1)
-    per_target: int = Field(default=16, ge=1)
+    concurrency: Count = 128
+    per_target: Count = 16
+
+
+class RateLimit(_Section):
+    """`per_s` on average, `burst` at once after a rest."""
+
+    per_s: float = Field(gt=0, le=1_000_000, allow_inf_nan=False)
+    burst: int = Field(ge=1, le=1_000_000)
 
 
 class Limits(_Section):
     """Bounds of one request, and how long things are kept."""
 
     max_segments: int = Field(default=10, ge=1, le=255)
-    max_recipients: int = Field(default=10_000, ge=1, le=100_000)
-    max_body_bytes: int = Field(default=2_000_000, ge=1_000)
-    idempotency_hours: float = Field(default=72, gt=0)
-    receipt_wait_hours: float = Field(default=72, gt=0)
+    max_recipients: Count = 10_000
+    max_body_bytes: int = Field(default=2_000_000, ge=1_000, le=1_000_000_000)
+    idempotency_hours: Hours = 72.0
+    receipt_wait_hours: Hours = 72.0
     """How long after its validity a sent message waits for a receipt."""
+    rates: dict[Literal["send", "bulk", "hlr"], RateLimit] = {}
+    """What each client may ask for, unless it has limits of its own (`sms-gateway clients set`). Absent: no limit."""
 
 
 class Deliver(_Section):
     """The worker. A lane's number is how many of its messages are worked on at once."""
 
-    lanes: dict[Traffic, Annotated[int, Field(ge=1)]] = {
+    lanes: dict[Traffic, Count] = {
         Traffic.OTP: 128,
         Traffic.TRANSACTIONAL: 128,
         Traffic.MARKETING: 64,
     }
-    poll_s: Seconds = 0.2
+    poll_s: float = Field(default=0.2, ge=0.001, le=60, allow_inf_nan=False)
     """How often an idle lane looks for work."""
-    lease_s: float = Field(default=15.0, ge=3)
+    lease_s: float = Field(default=15.0, ge=3, le=3_600, allow_inf_nan=False)
     """After this time a dead worker's messages are taken over. A call to a provider ends a second before it."""
-    otp_repeat_s: Annotated[float, Field(gt=0, le=2)] = 1.0
+    otp_repeat_s: float = Field(default=1.0, gt=0, le=2, allow_inf_nan=False)
     """How long after an unknown submission an OTP is repeated, once."""
 
 
@@ -220,16 +264,20 @@ class GatewayConfig(_Section):
     deliver: Deliver = Deliver()
 
     @model_validator(mode="after")
-    def _names_exist(self) -> GatewayConfig:
+    def _parts_fit(self) -> GatewayConfig:
         for number, route in enumerate(self.routes):
-            for provider in route.providers:
+            for place, provider in enumerate(route.providers):
                 if provider not in self.providers:
-                    raise ValueError(f"routes[{number}] names the provider {provider!r}, which is not under providers")
+                    raise _contradiction(
+                        ("routes", number, "providers", place), f"there is no {provider!r} under providers"
+                    )
+            if route.hlr == "required" and self.hlr.provider is None:
+                raise _contradiction(("routes", number, "hlr"), "needs hlr.provider, the account that answers look-ups")
         if self.hlr.provider is not None and self.hlr.provider not in self.providers:
-            raise ValueError(f"hlr.provider {self.hlr.provider!r} is not under providers")
+            raise _contradiction(("hlr", "provider"), f"there is no {self.hlr.provider!r} under providers")
         for sender in self.senders:
             if kind(sender) is None:
-                raise ValueError(f"sender {sender!r} is neither alphanumeric (1-11), nor E.164, nor a short code")
+                raise _contradiction(("senders", sender), "is neither alphanumeric (1-11), nor E.164, nor a short code")
         return self
 
 
@@ -239,107 +287,3 @@ class Settings:
 
     environment: Environment
     config: GatewayConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Complaint:
-    """What is wrong in `gateway.yaml` and where. `line` counts from 1."""
-
-    line: int
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}: {self.where}: {self.what}" if self.where else f"line {self.line}: {self.what}"
-
-
-class BadConfig(ConfigurationError):
-    """`gateway.yaml` is wrong; `complaints` says what and where."""
-
-    def __init__(self, path: str, complaints: list[Complaint]) -> None:
-        super().__init__("\n".join([f"{path} is not usable:", *(f"  {complaint}" for complaint in complaints)]))
-        self.complaints = complaints
-
-
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
-
-
-def load_config(path: Path, environ: Mapping[str, str]) -> GatewayConfig:
-    """Read `gateway.yaml`. `${NAME}` in a value is replaced by the environment variable of that name.
-
-    Raises:
-        BadConfig: with every complaint and its line.
-        ConfigurationError: there is no such file.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path} cannot be read ({error.strerror}): set SMS_GATEWAY_CONFIG to your gateway.yaml."
-        ) from error
-    return parse_config(text, environ, name=str(path))
-
-
-def parse_config(text: str, environ: Mapping[str, str], *, name: str = "gateway.yaml") -> GatewayConfig:
-    """The configuration in `text`; see `load_config`."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise BadConfig(name, [Complaint(line, "", f"not YAML: {error.problem}")]) from error
-    if root is None:
-        raise BadConfig(name, [Complaint(1, "", "the file is empty")])
-    complaints: list[Complaint] = []
-    values = _plain(root, environ, complaints)
-    if complaints:
-        raise BadConfig(name, complaints)
-    try:
-        return GatewayConfig.model_validate(values)
-    except ValidationError as error:
-        raise BadConfig(name, [_complaint(root, details) for details in error.errors()]) from error
-
-
-def _plain(node: yaml.Node, environ: Mapping[str, str], complaints: list[Complaint]) -> Any:
-    """The node as plain Python, with variables replaced and repeated keys found (YAML takes the last in silence)."""
-    if isinstance(node, yaml.MappingNode):
-        values: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = key_node.value
-            if key in values:
-                complaints.append(Complaint(key_node.start_mark.line + 1, key, "is given twice"))
-            values[key] = _plain(value_node, environ, complaints)
-        return values
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(child, environ, complaints) for child in node.value]
-    value = yaml.SafeLoader("").construct_object(node)
-    if not isinstance(value, str):
-        return value
-
-    def variable(match: re.Match[str]) -> str:
-        if match[1] not in environ:
-            complaints.append(Complaint(node.start_mark.line + 1, "", f"the variable {match[1]} is not set"))
-        return environ.get(match[1], "")
-
-    return _VARIABLE.sub(variable, value)
-
-
-def _complaint(root: yaml.Node, details: Any) -> Complaint:
-    node, path = root, []
-    for part in details["loc"]:
-        child = _child(node, part)
-        path.append(str(part))
-        if child is None:
-            break
-        node = child
-    what = details["msg"].removeprefix("Value error, ")
-    if details["type"] == "extra_forbidden":
-        what = "there is no such setting"
-    return Complaint(node.start_mark.line + 1, ".".join(path), what)
-
-
-def _child(node: yaml.Node, part: str | int) -> yaml.Node | None:
-    if isinstance(node, yaml.MappingNode):
-        return next((value for key, value in node.value if key.value == str(part)), None)
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-        return node.value[part] if part < len(node.value) else None
-    return None

@@ -13,8 +13,9 @@ import asyncpg
 import uvicorn
 from fastapi import FastAPI
 
+from service.config_file import ConfigFile
 from service.runtime import Runtime, open_runtime
-from service.settings import Environment, Settings, parse_config
+from service.settings import Environment, Settings
 from service.storage.migrate import migrate
 from tests.postgres import create_database, database_name, drop_database
 
@@ -42,7 +43,7 @@ async def migrated_database(admin_dsn: str, template: str) -> AsyncIterator[str]
 async def open_gateway(config_yaml: str, dsn: str, environment: Environment | None = None) -> AsyncIterator[Runtime]:
     """A runtime on the database of `dsn`."""
     environment = replace(environment or Environment(), database_url=dsn, secret_key=SECRET_KEY)
-    async with open_runtime(Settings(environment, parse_config(config_yaml, {}))) as runtime:
+    async with open_runtime(Settings(environment, ConfigFile.parse(config_yaml, {}).config)) as runtime:
         yield runtime
 
 

@@ -432,6 +432,12 @@ def test_by_default_public_and_private_targets_are_called(url: str) -> None:
     TargetPolicy().check_url(url)
 
 
+@pytest.mark.parametrize("url", ["http://xn--/hook", "http://xn--a/"])
+def test_a_url_that_no_request_can_be_made_of_is_refused(url: str) -> None:
+    with pytest.raises(TargetRefused, match="not a URL"):
+        TargetPolicy().check_url(url)
+
+
 def test_loopback_is_called_where_the_operator_allows_it() -> None:
     policy = TargetPolicy(allow_loopback=True)
     for url in ("http://127.0.0.1:9/", "http://localhost:9/", "http://[::1]:9/", "http://[::ffff:127.0.0.1]/"):

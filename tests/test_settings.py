@@ -1,28 +1,11 @@
 from __future__ import annotations
 
-from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
-from service.domain.message import Traffic
 from service.errors import ConfigurationError
-from service.settings import BadConfig, Complaint, Environment, load_config, parse_config
-
-GOOD = """\
-providers:
-  primary: {adapter: smsroute, base_url: "https://api.example", api_key: "${KEY}"}
-senders:
-  MyApp: {traffic: transactional}
-routes:
-  - providers: [primary]
-"""
-
-
-def complaints(text: str, environ: dict[str, str] | None = None) -> list[Complaint]:
-    with pytest.raises(BadConfig) as raised:
-        parse_config(text, {"KEY": "k"} if environ is None else environ)
-    return raised.value.complaints
+from service.settings import Environment, reachable
 
 
 def test_without_variables_the_environment_has_its_defaults() -> None:
@@ -71,12 +54,49 @@ def test_a_file_that_cannot_be_read_is_named() -> None:
         ("SMS_GATEWAY_PORT", "http", "must be a number"),
         ("SMS_GATEWAY_CONNECTIONS", "2.5", "must be a number"),
         ("SMS_GATEWAY_DRAIN_S", "soon", "must be a number"),
+        ("SMS_GATEWAY_PORT", "tcp://10.0.0.1:80", "enableServiceLinks"),
+        ("SMS_GATEWAY_PORT", "0", "from 1 to 65535"),
+        ("SMS_GATEWAY_PORT", "65536", "from 1 to 65535"),
+        ("SMS_GATEWAY_CONNECTIONS", "0", "from 1 to 1000"),
+        ("SMS_GATEWAY_CONNECTIONS", "-1", "from 1 to 1000"),
+        ("SMS_GATEWAY_CONNECTIONS", "1" + "0" * 30, "from 1 to 1000"),
+        ("SMS_GATEWAY_DRAIN_S", "-0.1", "from 0 to 3600"),
+        ("SMS_GATEWAY_DRAIN_S", "inf", "from 0 to 3600"),
+        ("SMS_GATEWAY_DRAIN_S", "nan", "from 0 to 3600"),
+        ("SMS_GATEWAY_PUBLIC_URL", "garbage", "https://sms.example.com"),
+        ("SMS_GATEWAY_PUBLIC_URL", "sms.example", "https://sms.example.com"),
+        ("SMS_GATEWAY_PUBLIC_URL", "https://", "https://sms.example.com"),
+        ("SMS_GATEWAY_PUBLIC_URL", "https:///base", "https://sms.example.com"),
+        ("SMS_GATEWAY_PUBLIC_URL", "ftp://sms.example", "https://sms.example.com"),
+        ("SMS_GATEWAY_PUBLIC_URL", "https://sms.example?a=b", "https://sms.example.com"),
+        ("SMS_GATEWAY_PUBLIC_URL", "https://sms.example/#top", "https://sms.example.com"),
+        ("SMS_GATEWAY_PUBLIC_URL", "https://sms.example:port", "https://sms.example.com"),
+        ("SMS_GATEWAY_PUBLIC_URL", "https://sms example", "https://sms.example.com"),
         ("SMS_GATEWAY_SECRET_KEY", "x" * 31, "32 characters"),
     ],
 )
 def test_a_wrong_variable_is_named_with_its_remedy(name: str, value: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}.*{says}"):
         Environment.read({name: value})
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_bytes(b"\xff" * 32)
+    with pytest.raises(ConfigurationError, match=r"SMS_GATEWAY_SECRET_KEY_FILE.*UTF-8"):
+        Environment.read({"SMS_GATEWAY_SECRET_KEY_FILE": str(file)})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://10.0.0.7:8080", "https://sms.example.com/a-b/c", "http://[fd00::1]:80", "http://gw"]
+)
+def test_a_public_url_may_be_any_base_of_http(url: str) -> None:
+    assert Environment.read({"SMS_GATEWAY_PUBLIC_URL": url}).base_url == url
+
+
+@pytest.mark.parametrize("drain_s", ["0", "3600"])
+def test_the_bounds_themselves_are_allowed(drain_s: str) -> None:
+    assert Environment.read({"SMS_GATEWAY_DRAIN_S": drain_s}).drain_s == float(drain_s)
 
 
 def test_what_kubernetes_injects_for_a_service_of_our_name_is_not_a_mistake() -> None:
@@ -103,111 +123,9 @@ def test_without_a_public_url_callbacks_come_to_the_address_that_is_served(host:
     assert Environment(host=host).base_url == url
 
 
-def test_a_good_file_has_its_variables_replaced_and_its_defaults_filled_in(tmp_path: Path) -> None:
-    path = tmp_path / "gateway.yaml"
-    path.write_text(GOOD)
-    config = load_config(path, {"KEY": "s3cret"})
-    assert config.providers["primary"].api_key == "s3cret"
-    assert config.senders["MyApp"].traffic is Traffic.TRANSACTIONAL
-    assert (config.routes[0].providers, config.routes[0].hlr) == (("primary",), "cached")
-    assert config.deliver.lanes[Traffic.OTP] == 128
-    assert not config.webhooks.allow_loopback
-    assert "s3cret" not in repr(config)
-
-
-def test_everything_may_be_set() -> None:
-    config = parse_config(
-        GOOD
-        + """\
-    traffic: otp
-    countries: [US, GB]
-    on_unknown: hold
-    hlr: required
-    hlr_fail: closed
-hlr: {provider: primary, budget_s: 0.5}
-webhooks: {denied_networks: [10.0.0.0/8, "fd00::/8"]}
-deliver: {lanes: {otp: 3}, otp_repeat_s: 2}
-limits: {max_segments: 3}
-""",
-        {"KEY": "k"},
-    )
-    [route] = config.routes
-    assert (route.traffic, route.countries, route.on_unknown) == (Traffic.OTP, ("US", "GB"), "hold")
-    assert (route.hlr, route.hlr_fail, config.hlr.provider) == ("required", "closed", "primary")
-    assert config.webhooks.denied_networks == (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
-    assert (config.deliver.lanes[Traffic.OTP], config.limits.max_segments) == (3, 3)
-
-
-def test_a_missing_file_says_which_setting_names_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="SMS_GATEWAY_CONFIG"):
-        load_config(tmp_path / "gateway.yaml", {})
-
-
-def test_a_variable_that_is_not_set_is_named_with_its_line() -> None:
-    assert complaints(GOOD, {}) == [Complaint(2, "", "the variable KEY is not set")]
-
-
-@pytest.mark.parametrize("text", ["", "# nothing\n"])
-def test_an_empty_file_is_said_to_be_empty(text: str) -> None:
-    assert complaints(text) == [Complaint(1, "", "the file is empty")]
-
-
-def test_what_is_not_yaml_is_said_with_its_line() -> None:
-    [complaint] = complaints("providers:\n  - [1,\nsenders: {")
-    assert complaint.what.startswith("not YAML")
-    assert complaint.line >= 2
-
-
-def test_an_unfinished_escape_is_not_yaml_either() -> None:
-    [complaint] = complaints('providers: "\\q"')
-    assert complaint.what.startswith("not YAML")
-
-
-def test_a_key_given_twice_is_a_mistake() -> None:
-    assert complaints(GOOD + "senders: {}\n") == [Complaint(7, "senders", "is given twice")]
-
-
 @pytest.mark.parametrize(
-    ("change", "line", "where", "what"),
-    [
-        (("api_key: ", "apikey: "), 2, "providers.primary.api_key", "Field required"),
-        (("traffic: transactional", "traffic: sms"), 4, "senders.MyApp.traffic", "Input should be"),
-        (("providers: [primary]", "providers: []"), 6, "routes.0.providers", "at least 1 item"),
-        (("providers: [primary]", "providers: [primary, primary]"), 6, "routes.0", "named twice"),
-        (("providers: [primary]", "providers: [second]"), 1, "", "routes[0] names the provider 'second'"),
-        (("MyApp:", "MyApplication:"), 1, "", "sender 'MyApplication' is neither"),
-        (("https://api.example", "api.example"), 2, "providers.primary.base_url", "valid URL"),
-        (("primary: {", "Primary: {"), 2, "providers.Primary", "should match pattern"),
-    ],
+    ("host", "shown"),
+    [("sms.example", "sms.example"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("fd00::7", "[fd00::7]")],  # noqa: S104 - not bound
 )
-def test_a_mistake_is_told_with_its_line_and_place(change: tuple[str, str], line: int, where: str, what: str) -> None:
-    found = complaints(GOOD.replace(*change))
-    first = next(complaint for complaint in found if what in complaint.what)
-    assert first.line == line
-    assert first.where.startswith(where)
-
-
-def test_a_setting_that_does_not_exist_is_said_not_to() -> None:
-    found = complaints(GOOD + "retries: 3\nlimits: {max_segment: 2}\n")
-    assert sorted(str(complaint) for complaint in found) == [
-        "line 7: retries: there is no such setting",
-        "line 8: limits.max_segment: there is no such setting",
-    ]
-
-
-def test_a_look_up_account_must_exist() -> None:
-    [complaint] = complaints(GOOD + "hlr: {provider: nobody}\n")
-    assert "hlr.provider 'nobody'" in complaint.what
-
-
-def test_every_complaint_is_told_at_once_and_no_value_is_shown() -> None:
-    text = GOOD.replace("MyApp: {traffic: transactional}", "MyApp: {traffic: s3cret}") + "deliver: {poll_s: -1}\n"
-    with pytest.raises(BadConfig) as raised:
-        parse_config(text, {"KEY": "k"}, name="my.yaml")
-    assert len(raised.value.complaints) == 2
-    assert str(raised.value).startswith("my.yaml is not usable:\n  line ")
-    assert "s3cret" not in str(raised.value)
-
-
-def test_a_file_that_is_a_list_is_refused() -> None:
-    assert complaints("- providers\n")[0].line == 1
+def test_a_host_is_shown_as_it_stands_in_a_url(host: str, shown: str) -> None:
+    assert reachable(host) == shown

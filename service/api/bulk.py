@@ -20,6 +20,7 @@ from service.api.replies import json_reply, utc_text
 from service.domain import ids
 from service.domain.message import MessageStatus
 from service.errors import Problem
+from service.pipeline.limits import Limit
 from service.storage.clients import Principal
 from service.storage.messages import Batch, NewMessage
 
@@ -31,7 +32,7 @@ router = APIRouter(tags=["Messages"])
     operation_id="sendBulk",
     summary="Send one text to many recipients",
     response_model=None,
-    responses={200: {"model": BulkReply}, **refusals(400, 401, 403, 413, 415, 422, 503)},
+    responses={200: {"model": BulkReply}, **refusals(400, 401, 403, 413, 415, 422, 429, 503)},
     openapi_extra={"requestBody": body_of("BulkRequest"), "parameters": [IDEMPOTENCY_KEY]},
 )
 async def send_bulk(request: Request) -> Response:
@@ -48,6 +49,7 @@ async def _accept(request: Request, api: Api, principal: Principal) -> tuple[byt
     key = read_key(request, api, principal, "bulk", body.plain)
     try:
         draft = await api.drafter.bulk(body.fields, principal, datetime.now(UTC))
+        await api.limits.take(principal, Limit.BULK, len(draft.messages))
     except Problem:
         earlier = await api.accept.replay_bulk(key) if key else None
         if earlier is None:
@@ -55,7 +57,10 @@ async def _accept(request: Request, api: Api, principal: Principal) -> tuple[byt
         return earlier, True
     batch = _batch(draft, principal)
     async with api.bulk_slots:
-        return await api.accept.bulk(batch, draft.messages, key)
+        answer, replayed = await api.accept.bulk(batch, draft.messages, key)
+    if replayed:
+        api.limits.give_back(principal, Limit.BULK, len(draft.messages))
+    return answer, replayed
 
 
 def _batch(draft: BulkDraft, principal: Principal) -> Batch:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from service.api.auth import Directory
 from service.api.draft import Drafter
 from service.pipeline.accept import Accept
+from service.pipeline.limits import Limits
 from service.pipeline.lookup import Lookup
 from service.pipeline.receive import Receive
 from service.runtime import Runtime
@@ -28,6 +29,7 @@ class Api:
     accept: Accept
     lookup: Lookup
     receive: Receive
+    limits: Limits
     schema_version: str
     bulk_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_BULKS_AT_ONCE))
 

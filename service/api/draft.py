@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -13,8 +13,8 @@ from service.api.models import BulkRequest, MessageFields, SendRequest
 from service.api.problems import invalid
 from service.domain import msisdn
 from service.domain.ids import new_id
-from service.domain.message import DEFAULT_VALIDITY
-from service.domain.segments import Measure, measure
+from service.domain.message import DEFAULT_VALIDITY, Traffic
+from service.domain.segments import Measure, measure, ucs2_characters
 from service.errors import FieldError, Problem, TargetRefused
 from service.http import TargetPolicy
 from service.settings import GatewayConfig
@@ -36,6 +36,7 @@ _NUMBER_RULES: Final = {
 }
 _NOT_TEXT: Final = FieldError("", "invalid_number", "Give the number as a string in E.164.")
 _COUNTRY: Final = FieldError("", "country_forbidden", "This client may not send to the number's country.")
+_SENDER: Final = FieldError("from", "sender_forbidden", "This client may not use the sender. Use one of its own.")
 _DUPLICATE: Final = FieldError("", "duplicate_recipient", "This number is in the list already, and is sent to once.")
 
 
@@ -79,6 +80,19 @@ class BulkDraft:
     results: list[NewMessage | tuple[str | None, FieldError]]
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a send would come to. What its errors leave open is None; `size` of too long a text is that of a part."""
+
+    errors: tuple[FieldError, ...]
+    size: Measure
+    ucs2_characters: tuple[str, ...]
+    country: str | None
+    traffic: Traffic | None
+    send_at: datetime | None
+    validity_s: float | None
+
+
 class Drafter:
     """Applies the rules of `gateway.yaml` and of the key."""
 
@@ -95,17 +109,35 @@ class Drafter:
             Problem: 422 with every bad field, 403 for what this client may not do.
         """
         size = self._measure(body.message)
-        number_error = check_number(body.to)
-        errors = list(self._errors(body, size, now))
-        if number_error:
-            errors.insert(0, FieldError("to", number_error.code, number_error.detail))
-        if errors:
+        if errors := self._send_errors(body, size, now):
             raise invalid(errors)
         content = self._content(body, size, principal, now)
         country = msisdn.country(body.to)
-        if principal.countries is not None and country not in principal.countries:
+        if _forbids_country(principal, country):
             raise Problem(403, _COUNTRY.code, _COUNTRY.detail)
         return content.to(body.to, country)
+
+    def judge(self, body: SendRequest, principal: Principal, now: datetime) -> Judgement:
+        """What `message` would make of it, or refuse."""
+        size = self._measure(body.message)
+        errors = self._send_errors(body, size, now)
+        sender = self._senders.get(body.sender)
+        if sender is not None and _forbids_sender(principal, body.sender):
+            errors.append(_SENDER)
+        country = None if check_number(body.to) else msisdn.country(body.to)
+        if country is not None and _forbids_country(principal, country):
+            errors.append(replace(_COUNTRY, field="to"))
+        traffic = sender.traffic if sender else None
+        too_far = any(error.field == "send_at" for error in errors)
+        return Judgement(
+            errors=tuple(errors),
+            size=size,
+            ucs2_characters=ucs2_characters(self._measured(body.message)),
+            country=country,
+            traffic=traffic,
+            send_at=None if too_far else _later(body.send_at, now) or now,
+            validity_s=_validity_s(body, traffic) if traffic else None,
+        )
 
     async def bulk(self, body: BulkRequest, principal: Principal, now: datetime) -> BulkDraft:
         """The messages of a bulk, made in pieces so that other requests go on meanwhile.
@@ -130,8 +162,15 @@ class Drafter:
             raise _none_valid(draft)
         return draft
 
+    def _measured(self, text: str) -> str:
+        return text[: self._limits.max_segments * _MAX_CHARACTERS + 1]
+
     def _measure(self, text: str) -> Measure:
-        return measure(text[: self._limits.max_segments * _MAX_CHARACTERS + 1])
+        return measure(self._measured(text))
+
+    def _send_errors(self, body: SendRequest, size: Measure, now: datetime) -> list[FieldError]:
+        error = check_number(body.to)
+        return [*([replace(error, field="to")] if error else []), *self._errors(body, size, now)]
 
     def _errors(self, body: MessageFields, size: Measure, now: datetime) -> Iterator[FieldError]:
         sender = self._senders.get(body.sender)
@@ -154,11 +193,9 @@ class Drafter:
             yield FieldError("send_at", "send_at_too_far", f"Give a time within {MAX_AHEAD.days} days.")
 
     def _content(self, body: MessageFields, size: Measure, principal: Principal, now: datetime) -> _Content:
-        if principal.senders is not None and body.sender not in principal.senders:
-            raise Problem(403, "sender_forbidden", "This client may not use the sender. Use one of its own.")
+        if _forbids_sender(principal, body.sender):
+            raise Problem(403, _SENDER.code, _SENDER.detail)
         traffic = self._senders[body.sender].traffic
-        validity_s = body.validity_period or DEFAULT_VALIDITY[traffic].total_seconds()
-        ahead = body.send_at is not None and body.send_at > now
         return _Content(
             client_id=principal.client_id,
             sender=body.sender,
@@ -167,9 +204,8 @@ class Drafter:
             size=size,
             reference=body.reference,
             callback_url=body.callback_url,
-            # Of the past nothing is kept: the year 1 with an offset is no time in UTC.
-            send_at=body.send_at.astimezone(UTC) if ahead and body.send_at else None,
-            validity_s=validity_s,
+            send_at=_later(body.send_at, now),
+            validity_s=_validity_s(body, traffic),
         )
 
 
@@ -177,6 +213,29 @@ def check_number(number: str) -> FieldError | None:
     """Which rule of E.164 a number breaks. The field is left empty."""
     code = msisdn.check_syntax(number)
     return FieldError("", code, _NUMBER_RULES[code]) if code else None
+
+
+def check_filter(field: str, number: str) -> list[FieldError]:
+    """The same for a number in a query, where a bare `+` is a space."""
+    error = check_number(number)
+    return [FieldError(field, error.code, f"{error.detail} In a query, `+` is written `%2B`.")] if error else []
+
+
+def _later(send_at: datetime | None, now: datetime) -> datetime | None:
+    """A time to come. Of the past nothing is kept: the year 1 with an offset is no time in UTC."""
+    return send_at.astimezone(UTC) if send_at is not None and send_at > now else None
+
+
+def _validity_s(body: MessageFields, traffic: Traffic) -> float:
+    return body.validity_period or DEFAULT_VALIDITY[traffic].total_seconds()
+
+
+def _forbids_sender(principal: Principal, sender: str) -> bool:
+    return principal.senders is not None and sender not in principal.senders
+
+
+def _forbids_country(principal: Principal, country: str) -> bool:
+    return principal.countries is not None and country not in principal.countries
 
 
 def _add(draft: BulkDraft, content: _Content, number: Any, principal: Principal, seen: set[str]) -> None:
@@ -188,7 +247,7 @@ def _add(draft: BulkDraft, content: _Content, number: Any, principal: Principal,
         draft.results.append((number, error))
         return
     country = msisdn.country(number)
-    if principal.countries is not None and country not in principal.countries:
+    if _forbids_country(principal, country):
         draft.results.append((number, _COUNTRY))
     elif number in seen:
         draft.results.append((number, _DUPLICATE))

@@ -12,17 +12,17 @@ from starlette.responses import Response
 from service.api.access import allowed
 from service.api.context import Api, api_of
 from service.api.draft import check_number
-from service.api.models import HlrReply
+from service.api.models import HlrQuery, HlrReply
 from service.api.openapi import refusals
 from service.api.problems import invalid
 from service.api.replies import json_reply, utc_text
 from service.domain import msisdn
 from service.domain.hlr import HlrResult, HlrStatus
 from service.errors import FieldError
+from service.pipeline.limits import Limit
+from service.storage.clients import Principal
 
 router = APIRouter(tags=["Numbers"])
-
-_MAX_AGE_S = 31_536_000
 
 
 @router.get(
@@ -30,22 +30,21 @@ _MAX_AGE_S = 31_536_000
     operation_id="lookUp",
     summary="Look a number up",
     response_model=None,
-    responses={200: {"model": HlrReply}, **refusals(401, 403, 422, 503)},
-    dependencies=[Depends(allowed("hlr"))],
+    responses={200: {"model": HlrReply}, **refusals(401, 403, 422, 429, 503)},
 )
 async def look_up(
     request: Request,
     number: str,
-    max_age: Annotated[
-        int | None,
-        Query(ge=0, le=_MAX_AGE_S, description="Seconds that a cached answer may be old; 0 asks the network."),
-    ] = None,
+    caller: Annotated[Principal, Depends(allowed("hlr"))],
+    query: Annotated[HlrQuery, Query()],
 ) -> Response:
     """A cached answer where there is one, else a live one. `unknown` when nobody answered in time."""
     if error := check_number(number):
         raise invalid([FieldError("number", error.code, error.detail)])
-    result, cached = await _find(api_of(request), number, max_age)
-    return json_reply(_reply(number, result, cached=cached))
+    api = api_of(request)
+    await api.limits.take(caller, Limit.HLR)
+    result, cached = await _find(api, number, query.max_age)
+    return json_reply(hlr_reply(number, result, cached=cached))
 
 
 async def _find(api: Api, number: str, max_age_s: int | None) -> tuple[HlrResult | None, bool]:
@@ -55,7 +54,8 @@ async def _find(api: Api, number: str, max_age_s: int | None) -> tuple[HlrResult
     return await api.lookup.live(number, api.runtime.config.hlr.timeout_s), False
 
 
-def _reply(number: str, result: HlrResult | None, *, cached: bool) -> dict[str, Any]:
+def hlr_reply(number: str, result: HlrResult | None, *, cached: bool) -> dict[str, Any]:
+    """A result as callers see it."""
     known = ("mcc", "mnc", "network", "line_type", "ported", "roaming", "error_code", "source")
     return {
         "number": number,

@@ -22,6 +22,7 @@ from service.storage.messages import Key
 Model = TypeVar("Model", bound=BaseModel)
 
 _JSON_TYPE: Final = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json\s*(?:;\s*charset=\"?utf-8\"?\s*)?", re.IGNORECASE)
+_CSV_TYPE: Final = re.compile(r"text/csv\s*(?:;\s*(?:charset=\"?utf-8\"?|header=\w+)\s*)*", re.IGNORECASE)
 _KEY: Final = re.compile(r"[!-~]{1,255}")
 
 
@@ -76,6 +77,20 @@ def _too_large(max_bytes: int) -> Problem:
     return Problem(413, "body_too_large", f"Send at most {max_bytes} bytes; split a bulk into smaller ones.")
 
 
+async def read_csv(request: Request, max_bytes: int) -> str:
+    """The body as text.
+
+    Raises:
+        Problem: 415 by its type, 413 by its size, 400 when it is not UTF-8.
+    """
+    if _CSV_TYPE.fullmatch(header(request.scope, b"content-type") or "") is None:
+        raise Problem(415, "not_csv_type", "Send CSV with `Content-Type: text/csv`.")
+    try:
+        return (await read_body(request, max_bytes)).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Problem(400, "not_csv", "Send CSV in UTF-8.") from None
+
+
 async def read_json(request: Request, model: type[Model], max_bytes: int) -> Body[Model]:
     """The body as `model`.
 
@@ -96,6 +111,11 @@ async def read_json(request: Request, model: type[Model], max_bytes: int) -> Bod
         if details[0]["type"] == "json_invalid":  # nested deeper than any body of ours
             raise _not_json() from None
         raise invalid(field_errors(details)) from None
+
+
+async def read_fields(request: Request, api: Api, model: type[Model]) -> Model:
+    """The body as `model`, within the limit of `gateway.yaml`. Raises as `read_json` does."""
+    return (await read_json(request, model, api.runtime.config.limits.max_body_bytes)).fields
 
 
 def _not_json() -> Problem:

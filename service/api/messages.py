@@ -1,4 +1,4 @@
-"""`GET /v1/messages/{message_id}`: where a message stands and how it got there."""
+"""`/v1/messages/{message_id}`: where a message stands and how it got there; taking it back."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from starlette.responses import Response
 
 from service.api.access import allowed
 from service.api.context import api_of
-from service.api.models import MessageReply
+from service.api.message_models import MessageReply, MessageSummary
 from service.api.openapi import refusals
 from service.api.replies import json_reply, utc_text, utc_text_or_none
 from service.domain import ids
+from service.domain.message import MessageStatus
 from service.errors import Problem
 from service.storage.clients import Principal
 
@@ -37,14 +38,46 @@ async def get_message(
     store, found = api_of(request).runtime.messages, ids.read("msg", message_id)
     message = await store.message(found, caller.client_id) if found else None
     if message is None:
-        raise Problem(
-            404, "message_not_found", "This client has no such message. Take the `message_id` of a send's answer."
-        )
+        raise _not_found()
     attempts, receipts = await store.history(message["id"])
-    return json_reply(_message(dict(message), [*map(dict, attempts)], [*map(dict, receipts)]))
+    reply = summary(dict(message)) | {
+        "provider": _provider([*map(dict, attempts)]),
+        "attempts": [_attempt(dict(attempt)) for attempt in attempts],
+        "receipts": [_receipt(dict(receipt)) for receipt in receipts],
+    }
+    return json_reply(reply)
 
 
-def _message(message: Mapping[str, Any], attempts: _Rows, receipts: _Rows) -> dict[str, Any]:
+@router.post(
+    "/v1/messages/{message_id}/cancel",
+    operation_id="cancelMessage",
+    summary="Take a message back",
+    response_model=None,
+    responses={200: {"model": MessageSummary}, **refusals(401, 403, 404, 409, 503)},
+)
+async def cancel_message(
+    request: Request, message_id: str, caller: Annotated[Principal, Depends(allowed("send"))]
+) -> Response:
+    """Only while it is `queued`. What is cancelled is never sent, and no webhook tells of it."""
+    runtime, found = api_of(request).runtime, ids.read("msg", message_id)
+    message, done = await runtime.messages.cancel(found, caller.client_id) if found else (None, False)
+    if message is None:
+        raise _not_found()
+    if message["status"] != MessageStatus.CANCELLED:
+        detail = f"The message is `{message['status']}` already. Only a `queued` one can be cancelled."
+        raise Problem(409, "not_cancellable", detail)
+    if done:
+        runtime.metrics.ended.labels(MessageStatus.CANCELLED.value, "").inc()
+    return json_reply(summary(dict(message)))
+
+
+def _not_found() -> Problem:
+    detail = "This client has no such message. Take the `message_id` of a send's answer."
+    return Problem(404, "message_not_found", detail)
+
+
+def summary(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `messages` as callers see it."""
     return {
         "message_id": ids.show("msg", message["id"]),
         "status": message["status"],
@@ -58,14 +91,11 @@ def _message(message: Mapping[str, Any], attempts: _Rows, receipts: _Rows) -> di
         "country": message["country"],
         "reference": message["reference"],
         "batch_id": ids.show("bat", message["batch_id"]) if message["batch_id"] else None,
-        "provider": _provider(attempts),
         "created_at": utc_text(message["created_at"]),
         "send_at": utc_text(message["send_at"]),
         "expires_at": utc_text(message["expires_at"]),
         "sent_at": utc_text_or_none(message["sent_at"]),
         "ended_at": utc_text_or_none(message["ended_at"]),
-        "attempts": [_attempt(attempt) for attempt in attempts],
-        "receipts": [_receipt(receipt) for receipt in receipts],
     }
 
 

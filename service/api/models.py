@@ -14,6 +14,7 @@ from service.domain.message import MessageStatus, Traffic
 from service.domain.segments import Encoding
 
 MAX_VALIDITY_S: Final = 604_800
+MAX_AGE_S: Final = 31_536_000
 
 _RFC3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -35,11 +36,29 @@ Time = Annotated[datetime, PlainValidator(_read_time), WithJsonSchema({"type": "
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 
-class _Request(BaseModel):
+class Strict(BaseModel):
+    """A request's JSON: `true` is no 1, and an unknown field is a typo."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class MessageFields(_Request):
+class Parameters(BaseModel):
+    """The query of a URL. An unknown parameter is a typo too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Page(Parameters):
+    """Which part of a list."""
+
+    limit: Annotated[int, Field(ge=1, le=500, description="How many at most.")] = 50
+    cursor: Annotated[
+        str | None,
+        Field(description="`next_cursor` of the page before, with the same filters. Leave out for the first."),
+    ] = None
+
+
+class MessageFields(Strict):
     """What a single message and a bulk have in common."""
 
     sender: str = Field(
@@ -94,11 +113,13 @@ class BulkRequest(MessageFields):
     ] = Field(description="1 to 10,000 (a setting) numbers in E.164.")
 
 
-class _Reply(BaseModel):
+class Reply(BaseModel):
+    """An answer's JSON."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
 
-class SendReply(_Reply):
+class SendReply(Reply):
     """The message is committed to disk. It does not say that the phone has it."""
 
     message_id: str = Field(pattern="^msg_[0-9a-f]{32}$")
@@ -112,28 +133,28 @@ class SendReply(_Reply):
     created_at: datetime
 
 
-class RecipientError(_Reply):
+class RecipientError(Reply):
     """Why a recipient was rejected."""
 
     code: str
     detail: str
 
 
-class Accepted(_Reply):
+class Accepted(Reply):
     """A recipient whose message is committed."""
 
     to: str
     message_id: str
 
 
-class Rejected(_Reply):
+class Rejected(Reply):
     """A recipient that gets no message. `to` is null where it was no text."""
 
     to: str | None
     error: RecipientError
 
 
-class BulkReply(_Reply):
+class BulkReply(Reply):
     """What came of each recipient, in the order of the request."""
 
     batch_id: str = Field(pattern="^bat_[0-9a-f]{32}$")
@@ -142,7 +163,7 @@ class BulkReply(_Reply):
     results: list[Accepted | Rejected]
 
 
-class BatchReply(_Reply):
+class BatchReply(Reply):
     """A bulk's progress. `done`: none of its messages is queued, sending or sent."""
 
     batch_id: str
@@ -153,57 +174,16 @@ class BatchReply(_Reply):
     created_at: datetime
 
 
-class AttemptReply(_Reply):
-    """One attempt at a provider; a repeat with the same key counts in `calls`. `open`: it may still be delivered."""
+class HlrQuery(Parameters):
+    """How old an answer may be."""
 
-    provider: str
-    calls: int
-    outcome: str | None
-    reason: str | None
-    code: str | None
-    open: bool
-    provider_message_id: str | None
-    started_at: datetime
-    ended_at: datetime | None
+    max_age: Annotated[
+        int | None,
+        Field(ge=0, le=MAX_AGE_S, description="Seconds that a cached answer may be old; 0 asks the network."),
+    ] = None
 
 
-class ReceiptReply(_Reply):
-    """One thing that a provider said of an attempt. `error_code` is the GSM MAP error."""
-
-    provider: str
-    status: str
-    error_code: int | None
-    provider_code: str | None
-    occurred_at: datetime | None
-    received_at: datetime
-
-
-class MessageReply(_Reply):
-    """A message, every attempt and every receipt, each in time order. Never its text."""
-
-    message_id: str
-    status: MessageStatus
-    reason: str | None
-    error_code: int | None
-    to: str
-    sender: str = Field(alias="from")
-    traffic: Traffic
-    segments: int
-    encoding: Encoding
-    country: str
-    reference: str | None
-    batch_id: str | None
-    provider: str | None
-    created_at: datetime
-    send_at: datetime
-    expires_at: datetime
-    sent_at: datetime | None
-    ended_at: datetime | None
-    attempts: list[AttemptReply]
-    receipts: list[ReceiptReply]
-
-
-class HlrReply(_Reply):
+class HlrReply(Reply):
     """What the home location register says. Null is "not said": `ported` and `roaming` are never guessed."""
 
     number: str
@@ -221,13 +201,13 @@ class HlrReply(_Reply):
     source: str | None
 
 
-class HealthReply(_Reply):
+class HealthReply(Reply):
     """Alive, or ready."""
 
     status: Literal["ok"]
 
 
-class FieldProblem(_Reply):
+class FieldProblem(Reply):
     """One bad field."""
 
     field: str
@@ -235,7 +215,7 @@ class FieldProblem(_Reply):
     detail: str
 
 
-class ProblemReply(_Reply):
+class ProblemReply(Reply):
     """A refusal (RFC 9457). `detail` says what to do; nothing of the input is echoed."""
 
     type: str

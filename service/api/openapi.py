@@ -10,6 +10,8 @@ from pydantic.json_schema import models_json_schema
 
 from service.api.models import BulkRequest, ProblemReply, SendRequest
 from service.api.problems import TITLES
+from service.api.suppression_models import SuppressionRequest
+from service.api.webhook_models import REQUESTS as WEBHOOK_REQUESTS
 
 _REF: Final = "#/components/schemas/{model}"
 _UNSECURED: Final = ("/v1/receipts/", "/healthz", "/readyz", "/metrics")
@@ -40,7 +42,11 @@ def document(app: FastAPI) -> dict[str, Any]:
     """The application's document."""
     made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, schemas = models_json_schema(
-        [(SendRequest, "validation"), (BulkRequest, "validation"), (ProblemReply, "serialization")], ref_template=_REF
+        [
+            *((model, "validation") for model in (SendRequest, BulkRequest, *WEBHOOK_REQUESTS, SuppressionRequest)),
+            (ProblemReply, "serialization"),
+        ],
+        ref_template=_REF,
     )
     components = made["components"]
     own = {name: schema for name, schema in components["schemas"].items() if name not in _FASTAPI_ERRORS}

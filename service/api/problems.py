@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _BY_FIELD: Final = {
     ("to", "string_type"): ("invalid_number", "Give the number as a string in E.164: `+15555550100`."),
     ("traffic", "enum"): ("invalid_traffic", "Use `otp`, `transactional` or `marketing`, or leave it out."),
+    ("status", "enum"): ("invalid_status", "Use a status of a message as documented, e.g. `delivered`."),
+    ("events", "too_short"): ("no_events", "Name at least one event, or leave the field out."),
     ("recipients", "too_short"): ("no_recipients", "Give at least one recipient."),
 }  # fmt: skip
 _BY_TYPE: Final = {
@@ -32,6 +34,7 @@ _BY_TYPE: Final = {
     "string_type": ("wrong_type", "Give a string."),
     "int_type": ("wrong_type", "Give a whole number."),
     "int_parsing": ("wrong_type", "Give a whole number."),
+    "bool_type": ("wrong_type", "Give true or false."),
     "list_type": ("wrong_type", "Give a list."),
     "enum": ("wrong_type", "Give one of the documented values."),
     "string_too_long": ("too_long", "Shorten it to the documented length."),
@@ -42,6 +45,7 @@ _BY_TYPE: Final = {
     "invalid_time": ("invalid_time", "Give an RFC 3339 time with its offset, e.g. 2026-01-31T09:30:00Z."),
     "model_type": ("not_an_object", "Send a JSON object."),
 }
+_UNKNOWN_PARAMETER: Final = ("unknown_parameter", "There is no such parameter. Correct its name or leave it out.")
 _OTHER: Final = ("invalid_value", "Give a value as documented.")
 
 _STATUSES: Final = {
@@ -55,9 +59,11 @@ TITLES: Final = {
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
+    409: "Conflict",
     413: "Content Too Large",
     415: "Unsupported Media Type",
     422: "Unprocessable Content",
+    429: "Too Many Requests",
     500: "Internal Server Error",
     503: "Service Unavailable",
 }
@@ -81,6 +87,10 @@ def field_errors(details: Iterable[Mapping[str, Any]], *, skip: int = 0) -> list
 def _field_error(name: str, kind: str) -> FieldError:
     code, detail = _BY_FIELD.get((name, kind)) or _BY_TYPE.get(kind, _OTHER)
     return FieldError(name, code, detail)
+
+
+def _in_query(error: FieldError) -> FieldError:
+    return FieldError(error.field, *_UNKNOWN_PARAMETER) if error.code == "unknown_field" else error
 
 
 def _shown(part: str | int) -> str:
@@ -142,7 +152,8 @@ def install(app: FastAPI) -> None:
         return answer(request, _of_http(error))
 
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
-        return answer(request, invalid(field_errors(error.errors(), skip=1)))
+        errors = field_errors(error.errors(), skip=1)
+        return answer(request, invalid(_in_query(bad) for bad in errors))
 
     app.exception_handler(Problem)(on_problem)
     app.exception_handler(StoreError)(on_store_error)

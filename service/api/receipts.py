@@ -1,4 +1,4 @@
-"""`POST /v1/receipts/{account}/{token}`: where providers report. The only path that faces the internet."""
+"""`/v1/receipts/{account}/{token}`: where providers report. The only path that faces the internet."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ router = APIRouter(tags=["Providers"])
 _MAX_BYTES = 64 * 1024
 
 
+@router.get(
+    "/v1/receipts/{account}/{token}",
+    operation_id="receive_by_get",
+    summary="Take a receipt of a provider that reports by GET",
+    status_code=204,
+    response_model=None,
+    responses=refusals(403, 404, 413, 422, 503),
+)
 @router.post(
     "/v1/receipts/{account}/{token}",
     operation_id="receive",

@@ -17,6 +17,7 @@ from service.api.replies import json_reply, utc_text
 from service.domain.ids import show
 from service.errors import Problem
 from service.pipeline.accept import Answer
+from service.pipeline.limits import Limit
 from service.storage.clients import Principal
 
 router = APIRouter(tags=["Messages"], route_class=RawRoute)
@@ -27,7 +28,7 @@ router = APIRouter(tags=["Messages"], route_class=RawRoute)
     operation_id="send",
     summary="Send one message",
     response_model=None,
-    responses={200: {"model": SendReply}, **refusals(400, 401, 403, 413, 415, 422, 503)},
+    responses={200: {"model": SendReply}, **refusals(400, 401, 403, 413, 415, 422, 429, 503)},
     openapi_extra={"requestBody": body_of("SendRequest"), "parameters": [IDEMPOTENCY_KEY]},
 )
 async def send(request: Request) -> Response:
@@ -54,10 +55,14 @@ async def _accept(request: Request, api: Api, principal: Principal) -> Answer:
     key = read_key(request, api, principal, "send", body.plain)
     try:
         message = api.drafter.message(body.fields, principal, datetime.now(UTC))
+        await api.limits.take(principal, Limit.SEND)
     except Problem:
         # What was accepted once stays accepted, whatever the time, the registry or the limits say by now.
         earlier = await api.accept.replay(key) if key else None
         if earlier is None:
             raise
         return earlier
-    return await api.accept.send(message, key)
+    answer = await api.accept.send(message, key)
+    if answer.replayed:
+        api.limits.give_back(principal, Limit.SEND)
+    return answer

@@ -11,9 +11,9 @@ import typer
 
 from service import __version__
 from service.app import openapi_document
-from service.cli import bulk, check, dev, keys, modes, send, simulator
-from service.cli.caller import GatewayUnreachable, RequestRefused
-from service.errors import GatewayError
+from service.cli import bulk, check, dev, keys, messages, modes, send, simulator, suppressions, webhooks
+from service.cli.caller import GatewayUnreachable
+from service.errors import ConfigurationError, GatewayError
 
 app = typer.Typer(
     help="A self-hosted SMS gateway.",
@@ -51,6 +51,9 @@ for panel, name, command in (
 ):
     app.command(name, rich_help_panel=panel)(command)
 app.add_typer(keys.keys, name="keys", rich_help_panel=_PREPARE)
+app.add_typer(messages.messages, name="messages", rich_help_panel=_USE)
+app.add_typer(webhooks.webhooks, name="webhooks", rich_help_panel=_USE)
+app.add_typer(suppressions.suppressions, name="suppressions", rich_help_panel=_USE)
 
 
 @app.command(rich_help_panel=_USE)
@@ -71,5 +74,4 @@ def main() -> None:
         app()
     except GatewayError as error:
         typer.echo(error, err=True)
-        codes = {RequestRefused: 1, GatewayUnreachable: 3}
-        sys.exit(codes.get(type(error), 2))
+        sys.exit(2 if isinstance(error, ConfigurationError) else 3 if isinstance(error, GatewayUnreachable) else 1)

@@ -44,7 +44,7 @@ class GatewayUnreachable(GatewayError):
 class Caller:
     """Calls one gateway. What failed on the way is repeated for 10 s; where a limit is exceeded we wait as told.
 
-    That is safe: reads change nothing, and everything else carries an idempotency key.
+    That is safe: reads change nothing, and a `post` carries an idempotency key. A `change` is asked for once.
 
     Raises:
         ConfigurationError: the URL or the key is none.
@@ -76,21 +76,33 @@ class Caller:
         response = self._answer("POST", path, body, {"Idempotency-Key": idempotency_key})
         return self._json(response), response.headers.get("Idempotency-Replayed") == "true"
 
-    def _answer(self, method: str, path: str, body: dict[str, Any] | None, headers: dict[str, str]) -> httpx.Response:
-        """The first answer that is not "later"."""
+    def change(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The answer's JSON; nothing for an answer without content. Raises as `get` does."""
+        response = self._answer(method, path, body, {}, repeat=False)
+        return {} if response.status_code == httpx.codes.NO_CONTENT else self._json(response)
+
+    def upload_csv(self, path: str, text: str) -> dict[str, Any]:
+        """The answer's JSON. The gateway makes no difference between a file that comes once or twice. Raises as `get`."""
+        return self._json(self._answer("POST", path, text, {"Content-Type": "text/csv; charset=utf-8"}))
+
+    def _answer(
+        self, method: str, path: str, body: dict[str, Any] | str | None, headers: dict[str, str], *, repeat: bool = True
+    ) -> httpx.Response:
+        """The first answer that is not "later"; without `repeat` the first answer."""
         waited_s, pause_s = 0.0, _FIRST_PAUSE_S
+        content: dict[str, Any] = {"content": body.encode()} if isinstance(body, str) else {"json": body}
         while True:
             try:
-                response = self._http.request(method, path, json=body, headers=headers)
+                response = self._http.request(method, path, headers=headers, **content)
             except httpx.TransportError as error:
                 trouble, told_s, patience_s = f"{type(error).__name__}: {error}", 0.0, _PATIENCE_S
             else:
-                if response.status_code not in _LATER:
+                if response.status_code not in _LATER or not repeat:
                     return response
                 trouble, told_s = f"HTTP {response.status_code}", _retry_after_s(response)
                 patience_s = _LATER[response.status_code]
             pause_s = max(pause_s, told_s)
-            if waited_s + pause_s > patience_s:
+            if not repeat or waited_s + pause_s > patience_s:
                 raise GatewayUnreachable(f"The gateway at {self._url} does not answer ({trouble}). Is it running?")
             self._sleep(pause_s)
             waited_s, pause_s = waited_s + pause_s, min(2 * pause_s, _LONGEST_PAUSE_S)

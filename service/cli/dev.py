@@ -13,12 +13,15 @@ import typer
 
 from service.cli.keys import SCOPES
 from service.cli.modes import configure_logs, gateway
-from service.cli.process import listening, reachable, run
-from service.cli.secret_files import checked_api_key, checked_webhook_secret, kept, new_api_key, new_webhook_secret
+from service.cli.process import listening, run
+from service.cli.secret_files import checked_api_key, checked_webhook_secret, kept, new_api_key
 from service.cli.simulator import simulating
 from service.cli.store import bring_up_to_date, with_database, with_secret_key
+from service.config_file import ConfigFile
+from service.domain.keyring import key_hash, new_webhook_secret
+from service.errors import ConfigurationError
 from service.runtime import Runtime
-from service.settings import Environment, Settings, load_config
+from service.settings import Environment, Settings, reachable
 from service.simulator import SimulatorSettings
 from service.simulator.server import CONTROL_OFFSET
 
@@ -42,12 +45,12 @@ async def _trial(environ: Mapping[str, str]) -> AsyncIterator[None]:
         listener = stack.enter_context(listening(environment.host, environment.port))
         simulators = [_simulator(environment, name, number) for number, name in enumerate(SIMULATORS, 1)]
         variables = {**environ, **dict(_variables(simulators))}
-        config = load_config(environment.config if "SMS_GATEWAY_CONFIG" in environ else CONFIG, variables)
+        file = ConfigFile.load(environment.config if "SMS_GATEWAY_CONFIG" in environ else CONFIG, variables)
         environment = await stack.enter_async_context(with_database(environment))
         await bring_up_to_date(str(environment.database_url))
         for simulator in simulators:
             await stack.enter_async_context(simulating(simulator))
-        settings = Settings(environment, config)
+        settings = Settings(environment, file.config)
         runtime = await stack.enter_async_context(gateway(settings, listener, api=True, work=True))
         await _bootstrap(runtime)
         typer.echo(_welcome(environment, simulators))
@@ -73,7 +76,7 @@ def _simulator(environment: Environment, name: str, number: int) -> SimulatorSet
     folder = environment.data_dir / "simulator"
     return SimulatorSettings(
         name=name,
-        host=environment.host,
+        host="127.0.0.1",  # its control asks for no key
         port=environment.port + number,
         api_key=kept(folder / f"{name}-api-key", new_api_key),
         webhook_secret=kept(folder / f"{name}-webhook-secret", new_webhook_secret),
@@ -91,13 +94,22 @@ def _variables(simulators: Iterable[SimulatorSettings]) -> Iterator[tuple[str, s
 
 
 async def _bootstrap(runtime: Runtime) -> None:
-    """Make the first client and its key, or see that they are as the environment says."""
+    """Make the first client and its key, or see that they are as the environment says.
+
+    Raises:
+        ConfigurationError: the key has been revoked.
+    """
     environment = runtime.settings.environment
     secret, api_key = str(environment.bootstrap_webhook_secret), str(environment.bootstrap_key)
     client_id, sealed = await runtime.clients.ensure_client(CLIENT, runtime.keyring.seal(secret))
     if runtime.keyring.open(sealed) != secret:
         await runtime.clients.set_webhook_secret(client_id, runtime.keyring.seal(secret))
     await runtime.clients.add_key(client_id, api_key, list(SCOPES))
+    if key_hash(api_key) not in await runtime.clients.principals():
+        raise ConfigurationError(
+            "The API key of `dev` has been revoked: set SMS_GATEWAY_BOOTSTRAP_KEY to another. If that is not set, "
+            f"remove {environment.data_dir / 'api-key'}, and a new key is made."
+        )
 
 
 def _welcome(environment: Environment, simulators: list[SimulatorSettings]) -> str:

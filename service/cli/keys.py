@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.cli.secret_files import checked_webhook_secret, new_api_key, new_webhook_secret
+from service.cli.secret_files import checked_webhook_secret, new_api_key
 from service.cli.store import with_any_database
-from service.domain.keyring import Keyring
+from service.domain.keyring import Keyring, new_webhook_secret
 from service.errors import ConfigurationError
 from service.settings import Environment
 from service.storage.clients import ClientStore
@@ -69,7 +69,7 @@ def create(
 
 
 async def _create(name: str, api_key: str, scopes: list[str], given: str | None) -> tuple[UUID, str]:
-    async with _clients() as (environment, clients):
+    async with open_clients() as (environment, clients):
         if environment.secret_key is None:
             raise ConfigurationError("Set SMS_GATEWAY_SECRET_KEY to the gateway's: it encrypts webhook secrets.")
         keyring = Keyring(environment.secret_key)
@@ -101,7 +101,7 @@ def list_(*, as_json: AsJson = False) -> None:
 
 
 async def _list() -> list[Mapping[str, Any]]:
-    async with _clients() as (_, clients):
+    async with open_clients() as (_, clients):
         return [dict(key) for key in await clients.keys()]
 
 
@@ -120,12 +120,13 @@ def revoke(key_id: Annotated[UUID, typer.Argument(help="As `keys list` shows it.
 
 
 async def _revoke(key_id: UUID) -> bool:
-    async with _clients() as (_, clients):
+    async with open_clients() as (_, clients):
         return await clients.revoke_key(key_id)
 
 
 @asynccontextmanager
-async def _clients() -> AsyncIterator[tuple[Environment, ClientStore]]:
+async def open_clients() -> AsyncIterator[tuple[Environment, ClientStore]]:
+    """The store of clients, on the database of the environment or the embedded one."""
     async with with_any_database(Environment.read(os.environ)) as environment:
         database = await Database.open(str(environment.database_url), connections=1)
         try:

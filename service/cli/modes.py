@@ -8,6 +8,8 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Final
 
 import typer
 
@@ -15,12 +17,16 @@ from service import logs
 from service.app import create_app, create_worker_app
 from service.cli.process import answering, listening, run
 from service.cli.store import bring_up_to_date, require_newest, with_database
+from service.config_file import ConfigFile
 from service.errors import ConfigurationError
 from service.pipeline.worker import working
 from service.runtime import Runtime, open_runtime
-from service.settings import Environment, Settings, load_config
+from service.settings import Environment, Settings
 
 log = logging.getLogger(__name__)
+
+_REQUESTS_DRAIN_S: Final = 5.0
+"""Requests are short, but for a look-up. Calls to providers and webhooks, which the worker waits for, are not."""
 
 
 def serve() -> None:
@@ -46,14 +52,20 @@ def migrate() -> None:
 
 @asynccontextmanager
 async def gateway(settings: Settings, listener: socket.socket, *, api: bool, work: bool) -> AsyncIterator[Runtime]:
-    """The gateway, up while the body runs. At the end the door closes first, and what was taken in is finished."""
+    """The gateway, up while the body runs. At the end the door closes first, and what was taken in is finished.
+
+    Both together have `drain_s`: requests have their share of it, and the worker the rest.
+    """
+    environment = settings.environment
+    requests_s = min(_REQUESTS_DRAIN_S, environment.drain_s / 2) if work else environment.drain_s
+    environment = replace(environment, drain_s=environment.drain_s - requests_s)
     async with AsyncExitStack() as stack:
-        runtime = await stack.enter_async_context(open_runtime(settings))
+        runtime = await stack.enter_async_context(open_runtime(replace(settings, environment=environment)))
         if work:
             await stack.enter_async_context(working(runtime))
         app = create_app(runtime) if api else create_worker_app(runtime)
-        await stack.enter_async_context(answering(app, listener, settings.environment.drain_s))
-        log.info("up", extra={"url": settings.environment.base_url, "api": api, "worker": work})
+        await stack.enter_async_context(answering(app, listener, requests_s))
+        log.info("up", extra={"url": environment.base_url, "api": api, "worker": work})
         yield runtime
 
 
@@ -62,7 +74,7 @@ async def _on_given_database(*, api: bool, work: bool) -> AsyncIterator[None]:
     environment = Environment.read(os.environ)
     dsn = _database_url(environment)
     configure_logs(environment.log_level)
-    settings = Settings(environment, load_config(environment.config, os.environ))
+    settings = Settings(environment, ConfigFile.load(environment.config, os.environ).config)
     with listening(environment.host, environment.port) as listener:
         await require_newest(dsn)
         async with gateway(settings, listener, api=api, work=work):
@@ -73,11 +85,11 @@ async def _on_given_database(*, api: bool, work: bool) -> AsyncIterator[None]:
 async def _everything() -> AsyncIterator[None]:
     environment = Environment.read(os.environ)
     configure_logs(environment.log_level)
-    config = load_config(environment.config, os.environ)
+    file = ConfigFile.load(environment.config, os.environ)
     with listening(environment.host, environment.port) as listener:
         async with with_database(environment) as complete:
             await bring_up_to_date(_database_url(complete))
-            async with gateway(Settings(complete, config), listener, api=True, work=True):
+            async with gateway(Settings(complete, file.config), listener, api=True, work=True):
                 yield
 
 

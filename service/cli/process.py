@@ -18,7 +18,6 @@ from uvicorn.loops.auto import auto_loop_factory
 from service.errors import ConfigurationError
 
 _HURRY_S = 1.0
-_LAST_PORT = 65535
 _KEEP_ALIVE_S = 75  # longer than the idle timeout of common load balancers, so that they close first
 
 
@@ -65,8 +64,6 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     Raises:
         ConfigurationError: the port is in use, or the address is not one of this machine.
     """
-    if not 0 < port <= _LAST_PORT:  # the system would take the number modulo 65536
-        raise ConfigurationError(f"SMS_GATEWAY_PORT is {port}: it must be from 1 to {_LAST_PORT}.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -125,9 +122,3 @@ async def answering(app: FastAPI, listener: socket.socket, drain_s: float) -> As
     finally:
         server.should_exit = True
         await serving
-
-
-def reachable(host: str) -> str:
-    """`host` as it stands in a URL. For a server that listens on every address: loopback."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only compared
-    return f"[{host}]" if ":" in host else host

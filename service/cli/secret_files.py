@@ -19,11 +19,6 @@ def new_api_key() -> str:
     return f"sk_{secrets.token_urlsafe(32)}"
 
 
-def new_webhook_secret() -> str:
-    """A signing secret as Standard Webhooks writes it: 256 random bits."""
-    return _PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
-
-
 def new_secret_key() -> str:
     """A value for SMS_GATEWAY_SECRET_KEY."""
     return secrets.token_hex(32)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from sqlalchemy.exc import DBAPIError
 
 from service.cli.secret_files import kept, new_secret_key
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, StoreError
 from service.settings import Environment
 from service.storage.database import Database
 from service.storage.embedded import EmbeddedPostgres
@@ -30,13 +30,37 @@ async def with_database(environment: Environment) -> AsyncIterator[Environment]:
 
     Raises:
         ConfigurationError: the embedded PostgreSQL cannot run, or a living gateway uses it.
+        StoreError: it ended before the body did, which was cancelled for that.
     """
     if environment.database_url is not None:
         yield environment
     else:
         environment = with_secret_key(environment)
-        async with EmbeddedPostgres(environment.data_dir) as dsn:
+        server = EmbeddedPostgres(environment.data_dir)
+        async with server as dsn, _ending_with(server):
             yield replace(environment, database_url=dsn)
+
+
+@asynccontextmanager
+async def _ending_with(server: EmbeddedPostgres) -> AsyncIterator[None]:
+    """Ends the body when the server ends: its port and password are gone, so nothing could go on by itself.
+
+    Raises:
+        StoreError: that happened.
+    """
+    body = asyncio.current_task()
+    assert body is not None  # noqa: S101 - a context manager is entered by a task
+    end = asyncio.create_task(server.ended())
+    end.add_done_callback(lambda ended: None if ended.cancelled() else body.cancel("the embedded PostgreSQL ended"))
+    try:
+        yield
+    except (asyncio.CancelledError, StoreError) as error:
+        if end.done():
+            body.uncancel()
+            raise end.result() from error
+        raise
+    finally:
+        end.cancel()
 
 
 @asynccontextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import time
+from datetime import datetime
 from uuid import UUID
 
-_SHOWN = re.compile(r"(msg|bat|whd)_([0-9a-f]{32})")
+_SHOWN = re.compile(r"(msg|bat|whd|whe)_([0-9a-f]{32})")
 
 
 def new_id() -> UUID:
@@ -17,6 +18,11 @@ def new_id() -> UUID:
     value = value & ~(0xF << 76) | 0x7 << 76  # version 7
     value = value & ~(0x3 << 62) | 0x2 << 62  # RFC 9562 variant
     return UUID(int=value)
+
+
+def smallest_at(at: datetime) -> UUID:
+    """A UUID below every id of that millisecond and above every id of the one before. `at` is aware, from 1970 on."""
+    return UUID(int=int(at.timestamp() * 1000) << 80)
 
 
 def show(prefix: str, value: UUID) -> str:

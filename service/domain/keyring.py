@@ -6,12 +6,14 @@ import base64
 import binascii
 import hashlib
 import hmac
+import secrets
 from uuid import UUID
 
 from cryptography.fernet import Fernet, InvalidToken
 
 _TOKEN_MAC_BYTES = 10  # 80 bits: a guess cannot be checked offline. With the id, a token is 35 characters: one provider
 # allows 100 characters of callback URL.
+_CURSOR_MAC_BYTES = 12
 
 
 class Keyring:
@@ -29,6 +31,7 @@ class Keyring:
         self._box = Fernet(base64.urlsafe_b64encode(derive("webhook secrets")))
         self._body_key = derive("idempotency bodies")
         self._token_key = derive("callback tokens")
+        self._cursor_key = derive("cursors")
 
     def seal(self, text: str) -> bytes:
         """`text`, encrypted and authenticated."""
@@ -44,6 +47,10 @@ class Keyring:
     def body_hmac(self, body: bytes) -> bytes:
         """A keyed hash: a plain one would let the code in a purged OTP be guessed from its hash."""
         return hmac.digest(self._body_key, body, hashlib.sha256)
+
+    def cursor_proof(self, what: bytes) -> bytes:
+        """12 bytes that prove a cursor to be ours."""
+        return hmac.digest(self._cursor_key, what, hashlib.sha256)[:_CURSOR_MAC_BYTES]
 
     def attempt_token(self, account: str, attempt_id: UUID) -> str:
         """The last part of the callback URL of one attempt: 35 URL-safe characters."""
@@ -71,6 +78,11 @@ class Keyring:
 
     def _proof(self, account: str, attempt: bytes) -> bytes:
         return hmac.digest(self._token_key, account.encode() + b"\0" + attempt, hashlib.sha256)[:_TOKEN_MAC_BYTES]
+
+
+def new_webhook_secret() -> str:
+    """A signing secret as Standard Webhooks writes it: 256 random bits."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def key_hash(api_key: str) -> bytes:

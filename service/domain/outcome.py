@@ -7,6 +7,10 @@ next provider is how gateways send twice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+OPTED_OUT: Final = "opted_out"
+"""The reason of a `Rejected` whose recipient wants no more messages. The number is suppressed from then on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,14 @@ def grant(tat_s: float, now_s: float, interval_s: float, wanted: int, horizon_s:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """A limit: `per_s` events a second on average, `burst` at once after a rest."""
+
+    per_s: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The answer of a limiter with burst. `tat_s` is to be stored.
 

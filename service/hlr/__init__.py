@@ -8,9 +8,11 @@ from typing import Final
 from service.errors import ConfigurationError
 from service.hlr.smsroute import SmsRouteHlr
 from service.hlr.source import HlrAccount, HlrSource
+from service.hlr.twilio import TwilioLookup
 
 SOURCES: Final[dict[str, Callable[[HlrAccount], HlrSource]]] = {
     "smsroute": SmsRouteHlr,
+    "twilio": TwilioLookup,
 }
 
 

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from service.domain.ids import show
 from service.domain.message import Traffic
+from service.domain.outcome import OPTED_OUT
 from service.domain.routing import HlrPolicy, OnUnknown, Route, pick
 from service.errors import LeaseLost, StoreError
 from service.pipeline.lane import Lane
@@ -97,6 +98,15 @@ class Deliver:
             if status in {"failed", "undelivered"}:
                 self._runtime.metrics.ended.labels(status, settlement.reason or "").inc()
                 self._runtime.hints.webhooks.set()
+            if settlement.attempt_id is not None and settlement.reason == OPTED_OUT:
+                await self._suppress(settlement.attempt_id, message)
+
+    async def _suppress(self, attempt_id: UUID, message: Claimed) -> None:
+        """A provider said that the recipient wants no more: no provider is asked again. Lost, it would say so again."""
+        try:
+            await self._runtime.suppressions.opt_out(attempt_id)
+        except StoreError as error:
+            log.warning("an opt-out was not stored", extra={"message_id": show("msg", message.id), "error": str(error)})
 
     async def _put_back(self, message: Claimed) -> None:
         """After an error of our own: not at once, or it would be made again and again."""

@@ -13,6 +13,7 @@ import random
 import re
 import time
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -33,6 +34,7 @@ from service.storage.outbox import Delivery, DeliveryResult
 log = logging.getLogger(__name__)
 
 _GONE = 410
+_DELETED = "endpoint_deleted"
 _POLL_S = 0.5
 _MAX_PAUSE_S = 60.0
 _MAX_RETRY_AFTER_S = 86_400
@@ -119,7 +121,15 @@ class Notify:
 
     async def _post(self, delivery: Delivery) -> httpx.Response | str:
         """The endpoint's answer, or why there is none."""
-        request = signed_request(delivery, self._runtime.keyring, datetime.now(UTC))
+        if delivery.url is None:
+            return _DELETED
+        request = signed_request(
+            delivery.url,
+            show("whd", delivery.id),
+            body(delivery),
+            (delivery.secret, delivery.previous_secret),
+            self._runtime.keyring,
+        )
         if request is None:
             return "secret_unreadable"
         began_s = time.monotonic()
@@ -139,6 +149,9 @@ class Notify:
                 await self._outbox.unblock(delivery.target)
             return
         error = response if isinstance(response, str) else f"http_{status}"
+        if error == _DELETED:
+            await self._result(delivery, "dead", None, None, error)
+            return
         if status == _GONE:
             await self._result(delivery, "dead", None, status, "gone")
             if delivery.endpoint_id is not None:
@@ -179,7 +192,7 @@ def _retry_after_s(response: httpx.Response | str) -> float:
         return min(int(value), _MAX_RETRY_AFTER_S)
     try:
         wait_s = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):  # no date, or one without a time zone
+    except (ValueError, TypeError, OverflowError):  # no date, or one without a time zone
         return 0.0
     return min(max(wait_s, 0.0), _MAX_RETRY_AFTER_S)
 
@@ -204,18 +217,18 @@ def body(delivery: Delivery) -> bytes:
     )
 
 
-def signed_request(delivery: Delivery, keyring: Keyring, now: datetime) -> httpx.Request | None:
-    """The POST with its signatures: one for each living secret. None where no secret can be read."""
-    content = body(delivery)
-    webhook_id = show("whd", delivery.id)
-    sealed = [secret for secret in (delivery.secret, delivery.previous_secret) if secret is not None]
-    secrets = [secret for secret in map(keyring.open, sealed) if secret is not None]
+def signed_request(
+    url: str, webhook_id: str, content: bytes, sealed: Iterable[bytes | None], keyring: Keyring
+) -> httpx.Request | None:
+    """The POST with its signatures: one for each sealed secret. None where no secret can be read."""
+    now = datetime.now(UTC)
+    secrets = [secret for secret in map(keyring.open, filter(None, sealed)) if secret is not None]
     if not secrets:
         return None
     signatures = [Webhook(secret).sign(webhook_id, now, content.decode()) for secret in secrets]
     return httpx.Request(
         "POST",
-        delivery.url,
+        url,
         content=content,
         headers={
             "content-type": "application/json",

@@ -7,10 +7,14 @@ from typing import Final
 
 from service.errors import ConfigurationError
 from service.providers.adapter import Account, Adapter
+from service.providers.kannel import Kannel
 from service.providers.smsroute import SmsRoute
+from service.providers.twilio import Twilio
 
 ADAPTERS: Final[dict[str, Callable[[Account], Adapter]]] = {
     "smsroute": SmsRoute,
+    "twilio": Twilio,
+    "kannel": Kannel,
 }
 
 

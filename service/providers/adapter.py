@@ -86,6 +86,19 @@ class Adapter(Protocol):
         """What the answer to `send_request` means. Never raises; what is not understood is `Unknown`."""
         ...
 
+    def receipts(self, callback: Callback, now_s: float) -> list[Receipt]:
+        """The receipts in a callback; `now_s` (Unix time) bounds the age of a signature.
+
+        Raises:
+            ForgedReceipt: the provider's signature is missing or wrong.
+            UnreadableReceipt: genuine but not understood.
+        """
+        ...
+
+
+class BulkAdapter(Adapter, Protocol):
+    """What an adapter implements besides when its `capabilities.bulk_size` is more than 1."""
+
     def bulk_request(self, submissions: Sequence[Submission], idempotency_key: str) -> httpx.Request:
         """One request for many messages of one text and sender, at most `capabilities.bulk_size`.
 
@@ -96,13 +109,4 @@ class Adapter(Protocol):
 
     def bulk_outcomes(self, submissions: Sequence[Submission], response: httpx.Response) -> list[Outcome]:
         """One outcome for each submission, in their order. Never raises; what is not understood is `Unknown`."""
-        ...
-
-    def receipts(self, callback: Callback, now_s: float) -> list[Receipt]:
-        """The receipts in a callback; `now_s` (Unix time) bounds the age of a signature.
-
-        Raises:
-            ForgedReceipt: the provider's signature is missing or wrong.
-            UnreadableReceipt: genuine but not understood.
-        """
         ...

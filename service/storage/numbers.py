@@ -1,4 +1,4 @@
-"""What is known of numbers: HLR results and suppressions."""
+"""What is known of numbers before a send: HLR results and suppressions."""
 
 from __future__ import annotations
 
@@ -50,10 +50,6 @@ class NumberStore:
             _SQL["keep_hlr"], result.number, result.status.value, result.checked_at, result.source, result.mcc,
             result.mnc, result.network, result.line_type, result.ported, result.roaming, result.error_code, lifetime,
         )  # fmt: skip
-
-    async def suppress(self, number: str, client_id: UUID | None, *, reason: str, source: str) -> None:
-        """Let nobody (or not this client) send to a number again."""
-        await self._database.execute(_SQL["suppress"], number, client_id, reason, source)
 
 
 def _hlr(row: Any) -> HlrResult:

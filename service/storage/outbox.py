@@ -18,7 +18,7 @@ _SQL = queries("notify")
 class Delivery:
     """A webhook in a worker's hands. `attempts` counts this one; `age_s` since it was put into the outbox.
 
-    `failures`: how often its target failed in a row. The secrets are sealed.
+    `failures`: how often its target failed in a row. The secrets are sealed. `url` None: its endpoint was deleted.
     """
 
     id: UUID
@@ -35,7 +35,7 @@ class Delivery:
     reference: str | None
     batch_id: UUID | None
     segments: int
-    url: str
+    url: str | None
     secret: bytes = field(repr=False)
     previous_secret: bytes | None = field(repr=False)
     failures: int
@@ -98,4 +98,4 @@ class Outbox:
         """Switch a registered endpoint off and end what still waits for it."""
         async with self._database.writing() as connection, connection.transaction():
             await connection.execute(_SQL["disable_endpoint"], endpoint_id, reason)
-            await connection.execute(_SQL["end_deliveries_of_endpoint"], endpoint_id)
+            await connection.execute(_SQL["end_deliveries_of_endpoint"], endpoint_id, "endpoint_disabled")

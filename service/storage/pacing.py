@@ -1,15 +1,15 @@
-"""Slots of a provider's MPS, shared by every replica."""
+"""Slots of a provider's MPS and of the callers' limits, shared by every replica."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from service.domain.pacing import grant
-from service.storage.database import Database
+from service.domain.pacing import admit, grant
+from service.storage.database import Connection, Database
 
 _ENSURE = "INSERT INTO pacing (key, tat) SELECT k, now() FROM unnest($1::text[]) AS k ON CONFLICT DO NOTHING"
-_LOCK = "SELECT key, tat, now() FROM pacing WHERE key = ANY ($1) ORDER BY key FOR UPDATE"
+_LOCK = "SELECT key, tat, clock_timestamp() AS now FROM pacing WHERE key = ANY ($1) ORDER BY key FOR UPDATE"
 _STORE = (
     "UPDATE pacing AS p SET tat = i.tat FROM unnest($1::text[], $2::timestamptz[]) AS i (key, tat) WHERE p.key = i.key"
 )
@@ -21,6 +21,14 @@ class Slot:
 
     in_s: float
     reserved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a limiter granted, and when it is worth asking again if that was nothing."""
+
+    granted: int
+    retry_after_s: float
 
 
 class PacingStore:
@@ -37,15 +45,32 @@ class PacingStore:
         """
         keys = sorted(intervals_s)
         async with self._database.writing() as connection, connection.transaction():
-            rows = await connection.fetch(_LOCK, keys)
-            if len(rows) < len(keys):  # the first time, or the table (not in WAL) was emptied by a crash
-                await connection.execute(_ENSURE, keys)
-                rows = await connection.fetch(_LOCK, keys)
-            now: datetime = rows[0]["now"]
-            tats_s = {row["key"]: (row["tat"] - now).total_seconds() for row in rows}
+            now, tats_s = await _lock(connection, keys)
             slots, after_s = _slots(tats_s, intervals_s, wanted, horizon_s)
             await connection.execute(_STORE, keys, [now + timedelta(seconds=after_s[key]) for key in keys])
         return slots
+
+    async def admit(self, key: str, interval_s: float, burst: int, least: int, most: int) -> Admission:
+        """Take as many events of a limiter as there are, at most `most`; none where there are not `least`."""
+        async with self._database.writing() as connection, connection.transaction():
+            now, tats_s = await _lock(connection, [key])
+            decision = admit(tats_s[key], 0.0, interval_s, burst, least)
+            if not decision.allowed:
+                return Admission(0, decision.retry_after_s)
+            count = min(most, least + decision.remaining)
+            after_s = admit(tats_s[key], 0.0, interval_s, burst, count).tat_s
+            await connection.execute(_STORE, [key], [now + timedelta(seconds=after_s)])
+        return Admission(count, 0.0)
+
+
+async def _lock(connection: Connection, keys: list[str]) -> tuple[datetime, dict[str, float]]:
+    """The database's time, and each key's TAT counted from it; locked until the transaction ends."""
+    rows = await connection.fetch(_LOCK, keys)
+    if len(rows) < len(keys):  # the first time, or the table (not in WAL) was emptied by a crash
+        await connection.execute(_ENSURE, keys)
+        rows = await connection.fetch(_LOCK, keys)
+    now: datetime = rows[0]["now"]
+    return now, {row["key"]: (row["tat"] - now).total_seconds() for row in rows}
 
 
 def _slots(

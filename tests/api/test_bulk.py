@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from service.api.models import Accepted, BatchReply, BulkReply, MessageReply, Rejected
+from service.api.message_models import MessageReply
+from service.api.models import Accepted, BatchReply, BulkReply, Rejected
 from service.runtime import Runtime
 from tests.api.client import BRITISH, NUMBER, GatewayClient, bulk_body, problem
 from tests.gateway import make_key

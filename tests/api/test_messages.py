@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from service.api.models import MessageReply
+from service.api.message_models import MessageReply
 from service.domain import ids
 from service.runtime import Runtime
 from tests.api.client import GatewayClient, body, problem

@@ -7,7 +7,7 @@ import orjson
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from service.api.models import MessageReply
+from service.api.message_models import MessageReply
 from service.domain import ids
 from service.runtime import Runtime
 from tests.api.client import WEBHOOK_SECRET, GatewayClient, body, problem
@@ -37,6 +37,21 @@ async def test_a_receipt_moves_its_message_on(api: GatewayClient, runtime: Runti
     message = MessageReply.model_validate_json((await api.http.get(f"/v1/messages/{message_id}")).content)
     assert message.status == "delivered"
     assert [receipt.status for receipt in message.receipts] == ["delivered"]
+
+
+async def test_a_receipt_may_come_by_get(api: GatewayClient, runtime: Runtime) -> None:
+    """The adapter of `primary` reads the body, which a GET may have; that of Kannel reads the query."""
+    message_id, path = await _sent(api, runtime, "primary")
+    response = await api.http.request("GET", path, json=_DELIVERED, headers={"Authorization": ""})
+    assert (response.status_code, response.content) == (204, b"")
+    message = MessageReply.model_validate_json((await api.http.get(f"/v1/messages/{message_id}")).content)
+    assert message.status == "delivered"
+
+
+async def test_a_get_without_a_receipt_in_it_changes_nothing(api: GatewayClient, runtime: Runtime) -> None:
+    _, path = await _sent(api, runtime, "primary")
+    assert problem(await api.http.get(path), 422).code == "unreadable_callback"
+    assert problem(await api.http.get("/v1/receipts/primary/nonsense"), 403).code == "forged_callback"
 
 
 async def test_the_signature_of_the_provider_is_verified_besides(api: GatewayClient, runtime: Runtime) -> None:

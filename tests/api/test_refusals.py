@@ -46,6 +46,8 @@ _BAD_FIELDS: list[tuple[str, Any, str]] = [
     ("callback_url", "https://user:secret@example.com/", "callback_url_refused"),
     ("callback_url", "https://example.com/\x00", "callback_url_refused"),
     ("callback_url", "nonsense", "callback_url_refused"),
+    ("callback_url", "http://xn--/hook", "callback_url_refused"),
+    ("callback_url", "http://xn--a/", "callback_url_refused"),
     ("send_at", _FAR, "send_at_too_far"),
     ("send_at", "9999-12-31T23:59:59-14:00", "send_at_too_far"),
     ("send_at", "2026-01-31T09:30:00", "invalid_time"),

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.api.models import MessageReply, SendReply
+from service.api.message_models import MessageReply
+from service.api.models import SendReply
 from tests.api.client import BRITISH, NUMBER, GatewayClient, body
 
 

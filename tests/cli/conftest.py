@@ -29,6 +29,10 @@ class Trial:
         return f"http://127.0.0.1:{self.port + 11}"
 
     @property
+    def fallback_control(self) -> str:
+        return f"http://127.0.0.1:{self.port + 12}"
+
+    @property
     def api_key(self) -> str:
         return self.shown("API key")
 

@@ -60,7 +60,11 @@ class Running:
             printed += line
             if line.startswith(last_line):
                 return printed
-        raise AssertionError(f"ended with {self.process.wait()}: {printed} {self._log.read_text()}")
+        raise AssertionError(f"ended with {self.process.wait()}: {printed} {self.log()}")
+
+    def log(self) -> str:
+        """What it logged and complained of so far."""
+        return self._log.read_text()
 
     def family(self) -> list[psutil.Process]:
         """The process and all that it started."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,9 @@ def test_a_usable_file_is_summed_up(tmp_path: Path) -> None:
 def test_what_is_suspicious_is_a_warning(tmp_path: Path) -> None:
     warnings = check(tmp_path, GOOD).stderr
 
-    assert "sender News: no route takes marketing traffic" in warnings
-    assert "sender Codes" not in warnings
-    assert "provider two: no route names it" in warnings
+    assert "line 6: senders.News: no route takes marketing traffic" in warnings
+    assert "senders.Codes" not in warnings
+    assert "line 3: providers.two: no route names it" in warnings
     assert "SMS_GATEWAY_PUBLIC_URL is not set" in warnings
 
 
@@ -46,6 +47,27 @@ def test_a_route_for_every_traffic_leaves_nothing_to_warn_of(tmp_path: Path) -> 
     config = GOOD.replace("{traffic: otp, providers: [one]}", "{providers: [one, two]}")
 
     assert check(tmp_path, config, SMS_GATEWAY_PUBLIC_URL="https://sms.example").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("routes", "lines"),
+    [
+        ([{"providers": ["one"]}, {"providers": ["two"]}], [9]),
+        ([{"traffic": "otp"}, {"countries": ["DE"]}, {"traffic": "otp", "countries": ["DE"]}], [10]),
+        ([{"traffic": "otp"}, {"traffic": "marketing"}, {"traffic": "transactional"}, {"countries": ["DE"]}], [11]),
+        ([{"countries": ["DE"]}, {"countries": ["AT"]}, {"countries": ["AT", "DE"]}], [10]),
+        ([{"countries": ["DE"]}, {"traffic": "otp"}, {"countries": ["AT", "DE"]}, {}], []),
+    ],
+)
+def test_a_route_that_others_leave_nothing_is_a_warning(
+    tmp_path: Path, routes: list[dict[str, object]], lines: list[int]
+) -> None:
+    shown = "".join(f"  - {json.dumps({'providers': ['one', 'two']} | route)}\n" for route in routes)
+    result = check(tmp_path, GOOD.replace("  - {traffic: otp, providers: [one]}\n", shown))
+
+    assert result.exit_code == 0
+    warned = [line for line in result.stderr.splitlines() if "never taken" in line]
+    assert [line.partition(": routes.")[0] for line in warned] == [f"warning: line {line}" for line in lines]
 
 
 def test_with_the_secret_key_it_shows_the_callback_url_of_each_account(tmp_path: Path) -> None:
@@ -62,11 +84,19 @@ def test_with_the_secret_key_it_shows_the_callback_url_of_each_account(tmp_path:
         ("traffic: marketing", "traffic: spam", "line 6: senders.News.traffic"),
         ("senders:", "sender:", "there is no such setting"),
         ("${ONE_KEY}", "${OTHER_KEY}", "line 2: the variable OTHER_KEY is not set"),
-        ("adapter: smsroute", "adapter: smsrout", "smsrout"),
+        ("one: {adapter: smsroute", "one: {adapter: other", "line 2: providers.one: provider account one: unknown `ad"),
+        ("api_key: key", "api_key: a key", "line 3: providers.two: provider account two: `api_key` must be"),
+        ("api_key: key", "api_key: key, webhook_secret: x", "line 3: providers.two: provider account two: `webhook_"),
+        ("routes:", "hlr:\n  provider: two\nroutes:", "line 8: hlr.provider: HLR source two: unknown `adapter`"),
+        ("traffic: marketing", "traffic: \x07", "line 6: not YAML: the character U+0007"),
+        ("News", "? [a, b]\n  News", "line 6: a setting's name must be plain text"),
+        ("routes:", "a: &a [*a]\nroutes:", "line 7: anchors and aliases"),
+        ("api_key: key", "api_key: !!python/object:a.b {}", "line 3: neither text nor a number"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, good: str, bad: str, said: str) -> None:
-    result = check(tmp_path, GOOD.replace(good, bad))
+    text = GOOD.replace("two: {adapter: smsroute", "two: {adapter: other") if "HLR" in said else GOOD
+    result = check(tmp_path, text.replace(good, bad))
 
     assert result.exit_code == 1
     assert said in result.stderr

@@ -4,10 +4,12 @@ import asyncio
 import json
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from standardwebhooks import Webhook
 from typer.testing import CliRunner
@@ -49,6 +51,16 @@ def test_with_the_primary_taken_down_as_printed_the_fallback_delivers(trial: Tri
 
     assert message["status"] == "delivered"
     assert [attempt["provider"] for attempt in message["attempts"]] == ["primary", "fallback"]
+
+
+def test_a_number_that_the_hlr_calls_dead_fails_without_a_send(trial: Trial) -> None:
+    messages = messages_of(trial)
+
+    message = messages.ended(messages.send("+15555550260"))
+
+    assert (message["status"], message["reason"]) == ("failed", "number_unreachable")
+    for control in (trial.primary_control, trial.fallback_control):
+        assert httpx.get(f"{control}/ledger?to=%2B15555550260").json() == {"sends": []}
 
 
 def test_the_docs_are_where_it_says(trial: Trial) -> None:
@@ -135,6 +147,59 @@ def test_a_second_signal_does_not_wait_for_a_provider_that_hangs(tmp_path: Path,
         assert command.process.poll() is None
         assert command.stop(signal.SIGINT) == 0
         assert alive(family) == {}
+
+
+def test_a_stop_takes_no_longer_than_its_drain_time_whatever_hangs(tmp_path: Path, database: str) -> None:
+    drain_s, port = 4, free_ports()
+    settings = {"SMS_GATEWAY_BOOTSTRAP_KEY": "given-key", "SMS_GATEWAY_DATABASE_URL": database}
+    messages = Messages(f"http://127.0.0.1:{port}", "given-key")
+    with (
+        running("dev", folder=tmp_path, SMS_GATEWAY_PORT=port, SMS_GATEWAY_DRAIN_S=drain_s, **settings) as command,
+        socket.socket() as caller,
+    ):
+        command.printed_until("Ctrl-C")
+        httpx.put(f"http://127.0.0.1:{port + 11}/faults", json={"fault": "hang"}).raise_for_status()
+        message_id = messages.send()
+        eventually(lambda: messages.get(message_id)["attempts"], bool)
+        caller.connect(("127.0.0.1", port))
+        head = "POST /v1/send HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer given-key\r\nExpect: 100-continue\r\n"
+        caller.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n".encode())
+        assert caller.recv(100).startswith(b"HTTP/1.1 100"), "the request is not being read"
+
+        began_s = time.monotonic()
+        assert command.stop() == 0
+        assert drain_s / 2 < time.monotonic() - began_s < drain_s * 1.75
+
+
+def test_wherever_the_gateway_listens_the_simulators_stay_on_loopback(tmp_path: Path, database: str) -> None:
+    port = free_ports()
+    settings = {"SMS_GATEWAY_HOST": "0.0.0.0", "SMS_GATEWAY_DATABASE_URL": database}  # noqa: S104 - the case under test
+    with running("dev", folder=tmp_path, SMS_GATEWAY_PORT=port, **settings) as command:
+        command.printed_until("Ctrl-C")
+        connections = command.family()[0].net_connections("tcp")
+
+    listening = {it.laddr.port: it.laddr.ip for it in connections if it.status == psutil.CONN_LISTEN}
+    assert listening.pop(port) == "0.0.0.0"  # noqa: S104 - as above
+    assert listening == dict.fromkeys((port + offset for offset in (1, 2, 11, 12)), "127.0.0.1")
+
+
+def test_a_key_that_was_revoked_is_not_printed(tmp_path: Path, database: str) -> None:
+    settings = {"SMS_GATEWAY_DATABASE_URL": database, "SMS_GATEWAY_DATA_DIR": tmp_path / "data"}
+    port = free_ports()
+    with running("dev", folder=tmp_path, SMS_GATEWAY_PORT=port, **settings) as command:
+        command.printed_until("Ctrl-C")
+    [key] = json.loads(sms_gateway("keys", "list", "--json", **settings).stdout)
+    assert sms_gateway("keys", "revoke", key["id"], **settings).returncode == 0
+
+    refused = sms_gateway("dev", SMS_GATEWAY_PORT=port, **settings)
+
+    assert refused.returncode == 2
+    assert "has been revoked: set SMS_GATEWAY_BOOTSTRAP_KEY to another" in refused.stderr
+    assert str(tmp_path / "data" / "api-key") in refused.stderr
+    assert refused.stdout == ""
+    (tmp_path / "data" / "api-key").unlink()
+    with running("dev", folder=tmp_path, SMS_GATEWAY_PORT=port, **settings) as command:
+        assert "API key" in command.printed_until("Ctrl-C")
 
 
 def _refuses(port: int) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -84,6 +86,23 @@ def test_all_needs_only_a_configuration_and_its_keys_are_made_beside_it(folder: 
         family = command.family()
         assert command.stop() == 0
         assert alive(family) == {}
+
+
+def test_all_ends_when_its_database_is_killed_and_can_be_started_again(folder: Path) -> None:
+    port = free_ports()
+    settings = {"SMS_GATEWAY_PORT": port, "SIMULATOR_URL": "http://127.0.0.1:1"}
+    with running("all", folder=folder, **settings) as command:
+        wait_until_ready(port)
+        family = command.family()
+        postmaster = (folder / "data" / "pg" / "postmaster.pid").read_text().splitlines()[0]
+        os.kill(int(postmaster), signal.SIGKILL)
+
+        assert command.wait() == 1
+        assert command.log().splitlines()[-1].startswith("The embedded PostgreSQL ended, and nobody had told it to.")
+        eventually(lambda: alive(family), lambda left: left == {})
+
+    with running("all", folder=folder, **settings):
+        wait_until_ready(port)
 
 
 @pytest.mark.parametrize("command", ["serve", "worker", "migrate"])

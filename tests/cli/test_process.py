@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 import typer
 
-from service.cli.process import reachable, run
+from service.cli.process import run
 
 
 @asynccontextmanager
@@ -43,11 +43,3 @@ def test_a_part_that_cannot_go_on_ends_it_with_1(capsys: pytest.CaptureFixture[s
 
     assert ended.value.exit_code == 1
     assert "a worker loop ended" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("host", "shown"),
-    [("sms.example", "sms.example"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("fd00::7", "[fd00::7]")],  # noqa: S104 - not bound
-)
-def test_a_host_is_shown_as_it_stands_in_a_url(host: str, shown: str) -> None:
-    assert reachable(host) == shown

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from itertools import pairwise
+from uuid import UUID
 
 import pytest
 
+from service.domain.ids import new_id
 from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.pipeline.gate import Busy, Gate, Pace
@@ -15,10 +18,11 @@ from service.storage.pacing import Slot
 from tests.pipeline.conftest import MakeWorld
 from tests.pipeline.world import World, provider
 
+CLIENT, OTHER = new_id(), new_id()
 ONE_PROVIDER = [{"providers": ["primary"], "hlr": "off"}]
 
 
-@pytest.mark.parametrize("failure", [Unavailable("down"), Unknown("http_500"), Refused("no_funds")])
+@pytest.mark.parametrize("failure", [Unavailable("down"), Unknown("http_500"), Refused("funds", account=True)])
 async def test_the_breaker_opens_after_five_failures_in_a_row(make_world: MakeWorld, failure: Outcome) -> None:
     world = await make_world()
     world.http.always("primary", failure)
@@ -33,7 +37,7 @@ async def test_the_breaker_opens_after_five_failures_in_a_row(make_world: MakeWo
     assert await world.where(message_id) == ("sent", None)
 
 
-@pytest.mark.parametrize("answer", [Rejected("bad"), Throttled(0.0001)])
+@pytest.mark.parametrize("answer", [Rejected("bad"), Throttled(0.0001), Refused("sender_not_registered")])
 async def test_answers_of_a_healthy_provider_keep_the_breaker_closed(make_world: MakeWorld, answer: Outcome) -> None:
     world = await make_world(routes=ONE_PROVIDER)
     world.http.always("primary", answer)
@@ -41,6 +45,15 @@ async def test_answers_of_a_healthy_provider_keep_the_breaker_closed(make_world:
         await world.send()
     assert len(world.http.calls) >= 6
     assert breaker(world) == 0
+
+
+async def test_a_message_that_skips_an_open_breaker_is_a_failover_too(world: World) -> None:
+    await break_it(world)
+    before = failovers(world)
+    message_id = await world.send()
+    assert await world.where(message_id) == ("sent", None)
+    assert world.http.called()[-1] == "fallback"
+    assert failovers(world) - before == 1
 
 
 async def test_a_message_waits_for_the_only_provider_to_be_probed(make_world: MakeWorld) -> None:
@@ -100,7 +113,7 @@ async def test_calls_in_flight_are_capped_and_otps_have_a_reserve(make_world: Ma
     done = asyncio.Event()
 
     async def hold(traffic: Traffic) -> None:
-        async with gate.turn(traffic):
+        async with gate.turn(traffic, CLIENT):
             entered.set()
             await done.wait()
 
@@ -110,12 +123,12 @@ async def test_calls_in_flight_are_capped_and_otps_have_a_reserve(make_world: Ma
         await asyncio.wait_for(entered.wait(), 5)
     for traffic in (Traffic.MARKETING, Traffic.OTP):
         with pytest.raises(Busy) as busy:
-            async with gate.turn(traffic):
+            async with gate.turn(traffic, CLIENT):
                 pytest.fail("a fifth call")
         assert (busy.value.retry_in_s, busy.value.down) == (1.0, False)
     done.set()
     await asyncio.gather(*held)
-    async with gate.turn(Traffic.MARKETING), gate.turn(Traffic.TRANSACTIONAL):
+    async with gate.turn(Traffic.MARKETING, CLIENT), gate.turn(Traffic.TRANSACTIONAL, CLIENT):
         pass
 
 
@@ -124,11 +137,11 @@ async def test_marketing_that_gives_up_waiting_frees_what_it_held(make_world: Ma
         providers={"primary": provider("primary", max_in_flight=2, otp_reserve=0)}, routes=ONE_PROVIDER
     )
     gate = gate_of(world)
-    async with gate.turn(Traffic.OTP), gate.turn(Traffic.OTP):
+    async with gate.turn(Traffic.OTP, CLIENT), gate.turn(Traffic.OTP, CLIENT):
         with pytest.raises(Busy):
-            async with gate.turn(Traffic.MARKETING):
+            async with gate.turn(Traffic.MARKETING, CLIENT):
                 pytest.fail("a third call")
-    async with gate.turn(Traffic.MARKETING), gate.turn(Traffic.MARKETING):
+    async with gate.turn(Traffic.MARKETING, CLIENT), gate.turn(Traffic.MARKETING, CLIENT):
         pass
 
 
@@ -173,19 +186,32 @@ class Slots:
 
 async def test_a_turn_that_is_only_an_estimate_is_asked_for_again() -> None:
     slots = Slots(Slot(0.11, reserved=False), Slot(0.0, reserved=True))
-    await Pace(slots, {"mps:primary": 0.01}).wait()  # type: ignore[arg-type]
+    await Pace(slots, {"mps:primary": 0.01}).wait(CLIENT)  # type: ignore[arg-type]
     with pytest.raises(IndexError):
         await slots.reserve({}, 1, 0)
 
 
-async def test_those_whose_turn_is_too_far_away_are_told_later_and_later_times() -> None:
-    pace = Pace(Slots(*[Slot(2.0, reserved=False)] * 3), {"mps:primary": 0.5})  # type: ignore[arg-type]
-    told_s = []
-    for _ in range(3):
+async def test_a_campaign_lines_up_behind_itself_and_delays_neither_another_client_nor_another_lane(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(providers={"primary": provider("primary", mps=2, otp_reserve=0)}, routes=ONE_PROVIDER)
+    pacing = Slots(*[Slot(2.0, reserved=False)] * 6)
+    gate = Gate(world.runtime.providers["primary"], replace(world.runtime, pacing=pacing))  # type: ignore[arg-type]
+
+    async def told_s(traffic: Traffic, client_id: UUID) -> float:
         with pytest.raises(Busy) as busy:
-            await pace.wait()
-        told_s.append(busy.value.retry_in_s)
-    assert told_s == pytest.approx([2.0, 2.5, 3.0], abs=0.1)
+            async with gate.turn(traffic, client_id):
+                pytest.fail("its turn is too far away")
+        return busy.value.retry_in_s
+
+    campaign_s = [await told_s(Traffic.MARKETING, CLIENT) for _ in range(3)]
+    others_s = [
+        await told_s(Traffic.MARKETING, OTHER),
+        await told_s(Traffic.TRANSACTIONAL, CLIENT),
+        await told_s(Traffic.OTP, CLIENT),
+    ]
+    assert campaign_s == pytest.approx([2.0, 2.5, 3.0], abs=0.1)
+    assert others_s == pytest.approx([2.0] * 3, abs=0.1)
 
 
 def gate_of(world: World) -> Gate:
@@ -194,6 +220,11 @@ def gate_of(world: World) -> Gate:
 
 def breaker(world: World) -> float | None:
     return world.runtime.metrics.registry.get_sample_value("sms_gateway_breaker_state", {"provider": "primary"})
+
+
+def failovers(world: World) -> float:
+    labels = {"origin": "primary", "target": "fallback"}
+    return world.runtime.metrics.registry.get_sample_value("sms_gateway_failovers_total", labels) or 0.0
 
 
 async def break_it(world: World) -> None:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 from uuid import UUID
 
@@ -191,7 +193,33 @@ async def test_the_waits_follow_the_schedule_and_the_tenth_failure_is_the_last(
 
 
 @pytest.mark.parametrize(
-    ("value", "expected_s"), [("120", 120), ("1", 5), ("99999999", 86_400), ("soon", 5), ("9" * 12, 5), ("-3", 5)]
+    ("value", "expected_s"),
+    [
+        ("120", 120),
+        ("1", 5),
+        ("99999999", 86_400),
+        ("soon", 5),
+        ("9" * 12, 5),
+        ("-3", 5),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True), 7200),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 5),
+        ("Fri, 31 Dec 9999 23:59:59 -0000", 5),
+        ("Fri, 31 Dec 9999 23:59:59 +" + "9" * 20, 5),
+    ],
+    ids=[
+        "more",
+        "less",
+        "too much",
+        "a word",
+        "a number too long",
+        "negative",
+        "a date",
+        "a far date",
+        "a past date",
+        "a date without a zone",
+        "a date that is none",
+    ],
 )
 async def test_retry_after_is_honoured_where_it_asks_for_more(
     world: World, listener: Listener, value: str, expected_s: float
@@ -369,14 +397,68 @@ async def test_a_webhook_that_breaks_its_handling_is_counted_and_the_loop_goes_o
                 raise ValueError("a bug")
             return await super().send(request, **timeouts)
 
-    for _ in range(2):
-        await delivered(world, listener.url)
+    message_ids = [await delivered(world, listener.url) for _ in range(2)]
     buggy = Buggy(TargetPolicy(allow_loopback=True))
     async with notifying(world, webhook_http=buggy):
         await listener.wait_for(1)
     await buggy.aclose()
     errors = world.runtime.metrics.registry.get_sample_value("sms_gateway_worker_errors_total", {"task": "notify"})
     assert errors == 1
+    found = [await webhook(world, each) for each in message_ids]
+    assert {(row["state"], row["last_error"]) for row in found} == {("pending", "internal_error"), ("delivered", None)}
+    assert [row["worker_id"] for row in found] == [None, None]
+
+
+@pytest.mark.parametrize("url", ["http://xn--/hook", "http://xn--a/"])
+async def test_a_webhook_that_no_request_can_be_made_of_is_tried_by_the_schedule_and_then_dead(
+    world: World, url: str
+) -> None:
+    message_id = await delivered(world, url)
+    async with notifying(world) as outbox:
+        await outbox.until(1)
+        assert 4 <= await due_in_s(world, message_id) <= 5.6
+        for results in range(2, 11):
+            await all_due(world)
+            await outbox.until(results)
+    found = await webhook(world, message_id)
+    assert (found["state"], found["attempts"], found["last_error"]) == ("dead", 10, "internal_error")
+    assert found["worker_id"] is None
+
+
+class Held(Transport):
+    """Calls nobody before `go`."""
+
+    def __init__(self) -> None:
+        super().__init__(TargetPolicy(allow_loopback=True))
+        self.called, self.go = asyncio.Event(), asyncio.Event()
+
+    async def send(self, request: httpx.Request, **timeouts: float) -> httpx.Response:
+        self.called.set()
+        await self.go.wait()
+        return await super().send(request, **timeouts)
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "per_target", "woken"), [(1, 2, True), (2, 1, True), (2, 2, False)], ids=["all", "target", "free"]
+)
+async def test_a_freed_place_wakes_the_claim_only_where_one_may_be_waiting_for_it(
+    make_world: MakeWorld, listener: Listener, concurrency: int, per_target: int, woken: bool
+) -> None:
+    world = await make_world(webhooks={"concurrency": concurrency, "per_target": per_target})
+    await delivered(world, listener.url)
+    held = Held()
+    notify = Notify(replace(world.runtime, webhook_http=held), world.lease)
+    running = asyncio.create_task(notify.run())
+    await asyncio.wait_for(held.called.wait(), 10)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    world.runtime.hints.webhooks.clear()
+    held.go.set()
+    await notify.drain(5)
+    await held.aclose()
+    assert len(listener.received) == 1
+    assert world.runtime.hints.webhooks.is_set() == woken
+    assert notify.under_way == []
 
 
 async def test_a_claim_that_fails_is_tried_again(world: World, listener: Listener) -> None:

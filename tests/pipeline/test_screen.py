@@ -39,7 +39,7 @@ async def known(world: World, status: HlrStatus, error_code: int | None = None) 
 
 async def test_a_suppressed_number_fails_without_an_attempt(make_world: MakeWorld) -> None:
     world = await make_world()
-    await world.runtime.numbers.suppress(NUMBER, None, reason="opted_out", source="test")
+    await world.runtime.suppressions.add(None, [NUMBER], reason="opted_out", source="test")
     message_id = await world.send()
     assert await world.where(message_id) == ("failed", "suppressed")
     assert await world.attempts(message_id) == []
@@ -49,7 +49,7 @@ async def test_a_suppressed_number_fails_without_an_attempt(make_world: MakeWorl
 async def test_a_message_in_doubt_is_repeated_even_if_its_number_is_suppressed_meanwhile(world: World) -> None:
     world.http.script("primary", Unknown("http_500"))
     message_id = await world.send("marketing")
-    await world.runtime.numbers.suppress(NUMBER, None, reason="opted_out", source="test")
+    await world.runtime.suppressions.add(None, [NUMBER], reason="opted_out", source="test")
     await world.again()
     assert await world.where(message_id) == ("sent", None), "failing it would hide that it may be out"
 
@@ -132,13 +132,6 @@ async def test_a_closed_route_tries_again_a_second_later(make_world: MakeWorld) 
     world.http.hlr = HlrStatus.ACTIVE
     await world.again()
     assert await world.where(message_id) == ("sent", None)
-
-
-async def test_a_required_look_up_without_a_source_has_no_answer(make_world: MakeWorld) -> None:
-    world = await make_world(routes=[{"providers": ["primary"], "hlr": "required"}])
-    message_id = await world.send()
-    assert await world.where(message_id) == ("sent", None)
-    assert world.http.lookups == []
 
 
 async def test_callers_who_ask_for_one_number_at_once_share_one_look_up(make_world: MakeWorld) -> None:

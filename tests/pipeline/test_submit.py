@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -12,10 +14,11 @@ from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttl
 from service.errors import LeaseLost, MaybeSent, NotSent, TargetRefused
 from service.pipeline.deliver import routes_of
 from service.pipeline.submit import Submit, Work
-from service.storage.queue import Move, Settlement
+from service.runtime import Runtime
+from service.storage.queue import Begin, Begun, Move, Settlement
 from tests import rows
 from tests.pipeline.conftest import MakeWorld
-from tests.pipeline.world import World, bodies, config, news, provider
+from tests.pipeline.world import WatchedQueue, World, bodies, config, news, provider
 
 TRAFFICS = pytest.mark.parametrize("traffic", ["otp", "transactional", "marketing"])
 
@@ -144,6 +147,29 @@ async def test_a_throttled_otp_does_not_wait_longer_than_two_seconds(world: Worl
     assert [await world.where(each) for each in (message_id, waiting_id)] == [("sent", None)] * 2
 
 
+@pytest.mark.parametrize(("validity_s", "called"), [(7200.0, ["primary"]), (1000.0, ["primary", "fallback"])])
+async def test_a_long_throttle_is_waited_for_in_parts_and_only_where_the_message_lives_to_its_end(
+    world: World, validity_s: float, called: list[str]
+) -> None:
+    world.http.script("primary", Throttled(3600.0))
+    message_id = await world.send("marketing", validity_s=validity_s)
+    assert world.http.called() == called
+    if called == ["primary"]:
+        assert await world.where(message_id) == ("queued", "provider_busy")
+        assert 290 < (await world.message(message_id))["due_in_s"] <= 300
+
+
+async def test_an_otps_patience_counts_from_when_it_was_due_first(world: World) -> None:
+    world.http.always("primary", Throttled(1.0))
+    message_id = await world.send("otp")
+    assert await world.where(message_id) == ("queued", "provider_busy")
+    await rows.pass_time(world.database, message_id, 2.0)
+    world.ahead_s += 2.0
+    await world.step()
+    assert world.http.called() == ["primary", "primary", "fallback"]
+    assert await world.where(message_id) == ("sent", None)
+
+
 async def test_a_throttled_otp_waits_when_told_to_come_back_at_once(world: World) -> None:
     world.http.script("primary", Throttled(1.0))
     message_id = await world.send("otp")
@@ -210,6 +236,38 @@ async def test_a_call_ends_before_the_lease_does(make_world: MakeWorld) -> None:
     patient = await make_world(deliver={"lease_s": 600.0})
     await patient.send()
     assert [call.timeout_s for call in patient.http.calls] == [10]
+
+
+class Delayed(WatchedQueue):
+    """Grants calls of `call_s`, and tells how long the grant took."""
+
+    def __init__(self, runtime: Runtime, call_s: float) -> None:
+        super().__init__(runtime)
+        self.took_s = 0.0
+        self._call_s = call_s
+
+    async def begin(self, item: Begin) -> Begun | None:
+        began_s = time.monotonic()
+        begun = await super().begin(item)
+        self.took_s = time.monotonic() - began_s
+        return None if begun is None else replace(begun, call_s=self._call_s)
+
+
+async def test_the_time_that_the_attempt_took_to_be_stored_is_taken_off_the_call(world: World) -> None:
+    await world.accept()
+    work = await claim(world)
+    queue = Delayed(world.runtime, call_s=5.0)
+    await Submit(replace(world.runtime, queue=queue))(work)
+    [call] = world.http.calls
+    assert 0 < call.timeout_s <= 5 - queue.took_s
+
+
+async def test_a_worker_that_hears_too_late_that_it_may_call_does_not(world: World) -> None:
+    await world.accept()
+    work = await claim(world)
+    with pytest.raises(LeaseLost):
+        await Submit(replace(world.runtime, queue=Delayed(world.runtime, call_s=1e-6)))(work)
+    assert world.http.calls == []
 
 
 async def test_the_attempt_is_on_disk_before_the_call(world: World) -> None:
@@ -288,14 +346,20 @@ async def test_the_first_route_that_matches_is_taken(make_world: MakeWorld) -> N
     assert world.http.called() == ["primary", "fallback"]
 
 
-async def test_an_adapter_that_raises_leaves_the_message_to_recovery(world: World) -> None:
+async def test_an_adapter_that_raises_has_its_message_put_back_for_a_while_and_the_same_call_repeated(
+    world: World,
+) -> None:
     world.http.script("primary", ValueError("a bug"))
     message_id = await world.send()
     message = await world.message(message_id)
-    assert (message["status"], message["worker_id"]) == ("sending", world.lease.worker_id)
+    assert (message["status"], message["reason"], message["worker_id"]) == ("sending", "internal_error", None)
+    assert 25 < message["due_in_s"] <= 30
     assert await world.attempts(message_id) == [("primary", None, True, 1)]
     errors = world.runtime.metrics.registry.get_sample_value("sms_gateway_worker_errors_total", {"task": "deliver"})
     assert errors == 1
+    await world.again()
+    assert await world.where(message_id) == ("sent", None)
+    assert await world.attempts(message_id) == [("primary", "accepted", True, 2)]
 
 
 async def test_many_messages_at_once_are_each_sent_once(world: World) -> None:

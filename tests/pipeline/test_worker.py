@@ -1,4 +1,4 @@
-"""Lanes, leases and recovery, with their loops running."""
+"""Lanes and leases, with their loops running."""
 
 from __future__ import annotations
 
@@ -15,41 +15,16 @@ import pytest
 from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Outcome, Unknown
 from service.errors import StoreOverloaded
-from service.pipeline.deliver import Deliver
 from service.pipeline.lane import Lane
 from service.pipeline.lease import Lease
-from service.pipeline.notify import Notify
-from service.pipeline.recover import Recover
-from service.pipeline.screen import Screen
-from service.pipeline.submit import Submit
 from service.pipeline.worker import working
 from service.runtime import Runtime
-from service.storage.queue import Begin, Begun, Claimed, MessageQueue
+from service.storage.queue import Claimed, MessageQueue
 from service.storage.upkeep import Upkeep
 from tests import rows
 from tests.listener import Listener
 from tests.pipeline.conftest import MakeWorld
-from tests.pipeline.world import WatchedQueue, World, news
-
-
-@asynccontextmanager
-async def delivering(world: World, **parts: Any) -> AsyncIterator[Deliver]:
-    """The lanes run; at the end what is under way is waited for."""
-    runtime = replace(world.runtime, **parts)
-    deliver = Deliver(runtime, world.lease, Screen(runtime, world.lookup), Submit(runtime))
-    running = asyncio.create_task(deliver.run())
-    try:
-        yield deliver
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await deliver.drain(5)
-
-
-def recovering(world: World, **parts: Any) -> Recover:
-    runtime = replace(world.runtime, **parts)
-    notify = Notify(runtime, world.lease)
-    return Recover(runtime, world.lease, world.deliver, world.receive, notify)
+from tests.pipeline.world import WatchedQueue, World, delivering, news, provider
 
 
 class Blocking:
@@ -96,6 +71,46 @@ async def test_a_campaign_does_not_stand_before_an_otp(make_world: MakeWorld) ->
         await world.queue.until_settled({row["id"] for row in rest})
     assert deliver.under_way == []
     assert len(world.http.calls) == 11
+
+
+@pytest.mark.parametrize(("traffic", "expected"), [(Traffic.OTP, 6), (Traffic.MARKETING, 3)])
+async def test_a_lane_claims_no_more_than_its_providers_let_out(
+    make_world: MakeWorld, traffic: Traffic, expected: int
+) -> None:
+    """Three seconds of two messages a second; marketing has the half that is not kept for OTPs."""
+    paced = {name: provider(name, mps=1, otp_reserve=0.5) for name in ("primary", "fallback")}
+    world = await make_world(providers=paced)
+    for _ in range(10):
+        await world.accept(traffic.value)
+    async with laned(world, traffic) as lane:
+        assert len(lane.under_way) == expected
+
+
+async def test_a_provider_without_a_pace_leaves_the_lane_its_number(make_world: MakeWorld) -> None:
+    world = await make_world(providers={"primary": provider("primary", mps=0.001)})
+    for _ in range(10):
+        await world.accept("marketing")
+    async with laned(world, Traffic.MARKETING) as lane:
+        assert len(lane.under_way) == 10
+
+
+@asynccontextmanager
+async def laned(world: World, traffic: Traffic) -> AsyncIterator[Lane]:
+    """A lane that has claimed what it may and works on it until the body is over."""
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def work(_: Claimed) -> None:
+        begun.set()
+        await go.wait()
+
+    lane = Lane(world.runtime, world.lease, traffic, work)
+    running = asyncio.create_task(lane.run())
+    await asyncio.wait_for(begun.wait(), 10)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    yield lane
+    go.set()
+    await asyncio.gather(*lane.under_way.values())
 
 
 async def test_a_client_with_few_messages_is_not_behind_one_with_many(make_world: MakeWorld) -> None:
@@ -168,91 +183,6 @@ async def test_a_claim_that_fails_is_tried_again(world: World) -> None:
     assert queue.failures == 3
 
 
-async def test_a_store_error_in_delivery_leaves_the_message_to_recovery(world: World) -> None:
-    class Broken(MessageQueue):
-        async def begin(self, _: Begin) -> Begun | None:
-            raise StoreOverloaded("no connection")
-
-    queue = Broken(world.database, receipt_wait=timedelta(hours=72))
-    message_id = await world.accept()
-    runtime = replace(world.runtime, queue=queue)
-    deliver = Deliver(runtime, world.lease, Screen(runtime, world.lookup), Submit(runtime))
-    [claimed] = await queue.claim(Traffic.TRANSACTIONAL, world.lease.worker_id, {}, 1)
-    await deliver.deliver(claimed)
-    recover = recovering(world)
-    await recover.round()
-    assert (await world.message(message_id))["worker_id"] == world.lease.worker_id, "it may be a claim just made"
-    await recover.round()
-    assert await world.where(message_id) == ("queued", None)
-    assert world.http.calls == []
-
-
-async def test_a_round_takes_over_from_the_dead(make_world: MakeWorld) -> None:
-    dead, alive = await make_world(), await make_world()
-    message_id = await dead.accept()
-    await dead.runtime.queue.claim(Traffic.TRANSACTIONAL, dead.lease.worker_id, {}, 1)
-    recover = recovering(alive)
-    await recover.round()
-    assert (await alive.message(message_id))["worker_id"] == dead.lease.worker_id, "it is alive"
-    await rows.end_lease(dead.database, dead.lease.worker_id)
-    await recover.round()
-    assert await alive.where(message_id) == ("queued", None)
-    taken_over = alive.runtime.metrics.registry.get_sample_value("sms_gateway_messages_taken_over_total")
-    assert taken_over == 1
-
-
-async def test_a_round_gives_up_on_receipts_that_never_came(world: World) -> None:
-    message_id = await world.send()
-    recover = recovering(world)
-    await recover.round()
-    assert (await world.message(message_id))["status"] == "sent"
-    await rows.pass_time(world.database, message_id, 600 + 72 * 3600 + 1)
-    world.runtime.hints.webhooks.clear()
-    await recover.round()
-    assert await world.where(message_id) == ("undelivered", "no_receipt")
-    assert world.runtime.hints.webhooks.is_set()
-    assert len(await rows.webhooks(world.database, message_id)) == 1
-
-
-async def test_a_round_matches_orphans_and_measures_the_lanes(world: World) -> None:
-    await world.receive.apply(replace(news(UUID(int=0), "delivered"), attempt_id=None, provider_message_id="p1"))
-    message_id = await world.send()
-    late = await world.accept("otp")
-    await rows.pass_time(world.database, late, 60)
-    await recovering(world).round()
-    assert (await world.message(message_id))["status"] == "delivered"
-    sample = world.runtime.metrics.registry.get_sample_value
-    assert sample("sms_gateway_lane_due_messages", {"traffic": "otp"}) == 1
-    assert sample("sms_gateway_lane_oldest_due_seconds", {"traffic": "otp"}) == pytest.approx(60, abs=5)
-
-
-async def test_a_round_forgets_what_is_past_its_time(world: World) -> None:
-    await world.database.execute(
-        "INSERT INTO idempotency_keys VALUES ($1, 'send', 'k', '', $1, now() - interval '1 second')", world.client_id
-    )
-    await recovering(world).round()
-    assert await world.database.fetch("SELECT FROM idempotency_keys") == []
-
-
-async def test_recovery_goes_on_after_a_round_that_was_cut_short(world: World) -> None:
-    rounds = asyncio.Semaphore(0)
-
-    class Failing(Upkeep):
-        async def dead_workers(self) -> list[UUID]:
-            rounds.release()
-            raise StoreOverloaded("no connection")
-
-    recover = recovering(world, upkeep=Failing(world.database))
-    running = asyncio.create_task(recover.run())
-    for _ in range(2):
-        await asyncio.wait_for(rounds.acquire(), 10)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    errors = world.runtime.metrics.registry.get_sample_value("sms_gateway_worker_errors_total", {"task": "recover"})
-    assert errors is not None
-    assert errors >= 1
-
-
 class Renewals(MessageQueue):
     """Tells of each renewal; `failures` of them fail first."""
 
@@ -269,12 +199,16 @@ class Renewals(MessageQueue):
         return await super().renew(worker_id, lease)
 
 
-@asynccontextmanager
-async def keeping(world: World, queue: MessageQueue, lease_s: float) -> AsyncIterator[Lease]:
+def short_lived(world: World, queue: MessageQueue, lease_s: float) -> Runtime:
+    """With a lease shorter than the settings allow."""
     deliver = world.runtime.config.deliver.model_copy(update={"lease_s": lease_s})
     config = world.runtime.config.model_copy(update={"deliver": deliver})
-    runtime = replace(world.runtime, queue=queue, settings=replace(world.runtime.settings, config=config))
-    lease = Lease(runtime)
+    return replace(world.runtime, queue=queue, settings=replace(world.runtime.settings, config=config))
+
+
+@asynccontextmanager
+async def keeping(world: World, queue: MessageQueue, lease_s: float) -> AsyncIterator[Lease]:
+    lease = Lease(short_lived(world, queue, lease_s))
     await lease.begin()
     running = asyncio.create_task(lease.keep())
     try:
@@ -343,15 +277,28 @@ async def test_a_worker_whose_loop_breaks_ends_instead_of_doing_half_its_work(
         async def dead_workers(self) -> list[UUID]:
             raise ValueError("a bug")
 
-    async def work(runtime: Runtime) -> None:
+    await until_it_breaks(replace(world.runtime, upkeep=Buggy(world.database)))
+    assert "a worker loop ended" in caplog.text
+    assert "a bug" in caplog.text
+
+
+async def test_a_worker_that_no_longer_renews_its_lease_ends(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    class Buggy(WatchedQueue):
+        async def renew(self, *_: object) -> bool:
+            raise ValueError("a bug")
+
+    await until_it_breaks(short_lived(world, Buggy(world.runtime), lease_s=0.1))
+    assert "a worker loop ended" in caplog.text
+    assert "a bug" in caplog.text
+
+
+async def until_it_breaks(runtime: Runtime) -> None:
+    async def work() -> None:
         async with working(runtime):
             await asyncio.Event().wait()
 
-    task = asyncio.create_task(work(replace(world.runtime, upkeep=Buggy(world.database))))
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 10)
-    assert "a worker loop ended" in caplog.text
-    assert "a bug" in caplog.text
+        await asyncio.wait_for(asyncio.create_task(work()), 10)
 
 
 async def test_nothing_is_lost_or_doubled_by_a_provider_that_does_not_say_what_it_took(world: World) -> None:

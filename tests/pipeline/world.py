@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -240,6 +241,20 @@ class World:
         """Status and reason."""
         found = await self.message(message_id)
         return found["status"], found["reason"]
+
+
+@asynccontextmanager
+async def delivering(world: World, **parts: Any) -> AsyncIterator[Deliver]:
+    """The lanes run; at the end what is under way is waited for."""
+    runtime = replace(world.runtime, **parts)
+    deliver = Deliver(runtime, world.lease, Screen(runtime, world.lookup), Submit(runtime))
+    running = asyncio.create_task(deliver.run())
+    try:
+        yield deliver
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await deliver.drain(5)
 
 
 def bodies(calls: list[Call]) -> list[Mapping[str, Any]]:

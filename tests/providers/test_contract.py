@@ -6,13 +6,21 @@ from dataclasses import replace
 from typing import get_args
 
 import httpx
-import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain.outcome import Accepted, Outcome, Refused, Unknown
-from tests.providers.contract import CASES, SUBMISSION, adapter_of, bodies, each_case, each_of
+from service.domain.outcome import Accepted, Outcome, Refused, Throttled, Unknown
+from tests.providers.contract import (
+    BULKS,
+    CASES,
+    SUBMISSION,
+    adapter_of,
+    bodies,
+    bulk_adapter_of,
+    each_case,
+    each_of,
+)
 
 TEXTS = {
     "GSM-7": "Your code is 481902.",
@@ -67,7 +75,32 @@ def test_the_case_pins_every_code_of_the_adapter(name: str) -> None:
 
 @each_case
 def test_the_case_shows_every_outcome(name: str) -> None:
-    assert {type(outcome) for _, outcome in CASES[name].answers.values()} == set(get_args(Outcome))
+    case = CASES[name]
+    assert {type(outcome) for _, outcome in case.answers.values()} == set(get_args(Outcome)) - case.never
+
+
+def page(status: int) -> httpx.Response:
+    """What a proxy on the way says for itself."""
+    return httpx.Response(status, text="<html>", headers={"Content-Type": "text/html"})
+
+
+@each_case
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_5xx_that_proves_nothing_is_unknown(name: str, status: int) -> None:
+    assert adapter_of(name).send_outcome(page(status)) == Unknown(f"http_{status}")
+
+
+@each_case
+def test_a_429_is_throttled(name: str) -> None:
+    assert adapter_of(name).send_outcome(page(429)) == Throttled(None)
+
+
+@each_case
+@pytest.mark.parametrize("status", [301, 302, 307, 401, 404])
+def test_what_is_wrong_with_the_account_is_said_to_be_so(name: str, status: int) -> None:
+    outcome = adapter_of(name).send_outcome(page(status))
+    assert isinstance(outcome, Refused)
+    assert outcome.account
 
 
 @each_case
@@ -93,17 +126,16 @@ HEADERS = st.dictionaries(
 @each_case
 @given(data=st.data())
 @settings(deadline=None)
-def test_no_answer_makes_an_adapter_raise_and_none_without_an_id_is_accepted(name: str, data: st.DataObject) -> None:
-    adapter, body = adapter_of(name), data.draw(bodies(CASES[name]))
+def test_no_answer_makes_an_adapter_raise_and_none_without_proof_is_accepted(name: str, data: st.DataObject) -> None:
+    case, body = CASES[name], data.draw(bodies(CASES[name]))
     response = httpx.Response(data.draw(STATUSES), content=body, headers=data.draw(HEADERS))
-    outcomes = [
-        adapter.send_outcome(response),
-        *adapter.bulk_outcomes([SUBMISSION, replace(SUBMISSION, to="+447700900199")], response),
-    ]
-    assert len(outcomes) == 3
+    outcomes = [adapter_of(name).send_outcome(response)]
+    if name in BULKS:
+        both = [SUBMISSION, replace(SUBMISSION, to="+447700900199")]
+        outcomes += bulk_adapter_of(name).bulk_outcomes(both, response)
+    assert len(outcomes) == (3 if name in BULKS else 1)
     for outcome in outcomes:
         assert isinstance(outcome, Outcome)
         if isinstance(outcome, Accepted):
             assert response.is_success
-            assert outcome.provider_message_id
-            assert orjson.dumps(outcome.provider_message_id) in body
+            assert case.proves(outcome, body)

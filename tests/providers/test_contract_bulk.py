@@ -1,4 +1,4 @@
-"""What every adapter must do with a bulk. Providers without one are skipped."""
+"""What every adapter that has a bulk must do with it."""
 
 from __future__ import annotations
 
@@ -8,30 +8,43 @@ import pytest
 
 from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Unknown
-from tests.providers.contract import CASES, FIRST, SECOND, SUBMISSION, adapter_of, bulk_of, each_case, each_of
+from tests.providers.contract import (
+    BULKS,
+    CASES,
+    FIRST,
+    SECOND,
+    SUBMISSION,
+    adapter_of,
+    bulk_adapter_of,
+    bulk_of,
+    each_bulk,
+    each_case,
+    each_of,
+)
 
 
-@each_case
+@each_bulk
 def test_a_bulk_goes_out_in_order_under_its_own_key(name: str) -> None:
-    bulk_of(name)
     numbers = tuple(f"+44770090012{digit}" for digit in "3914")
-    request = adapter_of(name).bulk_request([replace(SUBMISSION, to=number) for number in numbers], "bulk-key")
+    request = bulk_adapter_of(name).bulk_request([replace(SUBMISSION, to=number) for number in numbers], "bulk-key")
     wire = CASES[name].read(request)
     assert (wire.to, wire.idempotency_key, wire.text) == (numbers, "bulk-key", SUBMISSION.text)
 
 
-@each_case
+@each_bulk
 def test_the_outcomes_of_a_bulk_come_in_the_order_of_the_input(name: str) -> None:
     bulk = bulk_of(name)
     errors = [(f"+4477009001{number:02}", None, code) for number, code in enumerate(bulk.errors, start=10)]
     results = [(FIRST, "id-1", None), *errors, (SECOND, "id-2", None)]
-    outcomes = adapter_of(name).bulk_outcomes([replace(SUBMISSION, to=to) for to, _, _ in results], bulk.reply(results))
+    outcomes = bulk_adapter_of(name).bulk_outcomes(
+        [replace(SUBMISSION, to=to) for to, _, _ in results], bulk.reply(results)
+    )
     assert outcomes == [Accepted("id-1"), *bulk.errors.values(), Accepted("id-2")]
 
 
-@each_case
+@each_bulk
 def test_results_that_are_not_ours_leave_every_submission_unknown(name: str) -> None:
-    bulk, adapter = bulk_of(name), adapter_of(name)
+    bulk, adapter = bulk_of(name), bulk_adapter_of(name)
     ours = [replace(SUBMISSION, to=FIRST), replace(SUBMISSION, to=SECOND)]
     first, second = (FIRST, "id-1", None), (SECOND, "id-2", None)
     foreign = ("+447700900199", "id-3", None)
@@ -40,36 +53,36 @@ def test_results_that_are_not_ours_leave_every_submission_unknown(name: str) -> 
         assert [type(outcome) for outcome in outcomes] == [Unknown, Unknown]
 
 
-@each_of("bulk.all_bad")
+@each_of("bulk.all_bad", BULKS)
 def test_when_no_recipient_is_good_each_has_its_own_outcome(name: str, key: str) -> None:
     reply, *expected = bulk_of(name).all_bad[key]
     submissions = [replace(SUBMISSION, to=FIRST), replace(SUBMISSION, to=SECOND)]
-    assert adapter_of(name).bulk_outcomes(submissions, reply) == expected
+    assert bulk_adapter_of(name).bulk_outcomes(submissions, reply) == expected
 
 
-@each_of("bulk.half_readable")
+@each_of("bulk.half_readable", BULKS)
 def test_an_unreadable_result_is_unknown_and_spoils_no_other(name: str, key: str) -> None:
     reply = bulk_of(name).half_readable[key]
-    outcomes = adapter_of(name).bulk_outcomes([replace(SUBMISSION, to=FIRST), replace(SUBMISSION, to=SECOND)], reply)
+    outcomes = bulk_adapter_of(name).bulk_outcomes(
+        [replace(SUBMISSION, to=FIRST), replace(SUBMISSION, to=SECOND)], reply
+    )
     assert isinstance(outcomes[0], Unknown)
     assert outcomes[1:] == [Accepted("id-2")]
 
 
-@each_of("answers")
+@each_of("answers", BULKS)
 def test_an_answer_to_a_whole_bulk_counts_for_each_submission(name: str, key: str) -> None:
-    bulk_of(name)
     response, expected = CASES[name].answers[key]
-    outcomes = adapter_of(name).bulk_outcomes([SUBMISSION, replace(SUBMISSION, to="+447700900199")], response)
+    outcomes = bulk_adapter_of(name).bulk_outcomes([SUBMISSION, replace(SUBMISSION, to="+447700900199")], response)
     if isinstance(expected, Accepted):  # one id says nothing of two messages
         assert [type(outcome) for outcome in outcomes] == [Unknown, Unknown]
     else:
         assert outcomes == [expected, expected]
 
 
-@each_case
+@each_bulk
 def test_submissions_that_cannot_share_a_call_are_refused(name: str) -> None:
-    bulk_of(name)
-    adapter, other = adapter_of(name), "+447700900199"
+    adapter, other = bulk_adapter_of(name), "+447700900199"
     cannot = [
         [],
         [SUBMISSION, SUBMISSION],
@@ -84,3 +97,8 @@ def test_submissions_that_cannot_share_a_call_are_refused(name: str) -> None:
         with pytest.raises(ValueError, match="bulk") as refused:
             adapter.bulk_request(submissions, "bulk-key")
         assert "+44" not in str(refused.value)
+
+
+@each_case
+def test_an_adapter_has_a_bulk_when_it_says_so(name: str) -> None:
+    assert (name in BULKS) == (adapter_of(name).capabilities.bulk_size > 1) == hasattr(adapter_of(name), "bulk_request")

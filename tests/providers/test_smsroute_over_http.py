@@ -87,7 +87,7 @@ async def test_a_key_used_for_another_body_is_unknown(client: Client) -> None:
         (replace(SEND, to="+447700900300"), Rejected("opted_out", "recipient_opted_out")),
         (replace(SEND, to="447700900123"), Rejected("invalid_number", "number_missing_plus")),
         (replace(SEND, sender="NotListed"), Refused("sender_not_registered", "sender_not_registered")),
-        (replace(SEND, sender="NoFunds"), Refused("funds", "insufficient_funds")),
+        (replace(SEND, sender="NoFunds"), Refused("funds", "insufficient_funds", account=True)),
     ],
     ids=["invalid", "opted out", "no plus", "sender", "funds"],
 )
@@ -98,7 +98,7 @@ async def test_a_refusal_has_its_outcome(client: Client, submission: Submission,
 
 async def test_a_wrong_key_is_refused_as_credentials(client: Client) -> None:
     client.adapter = SmsRoute(replace(client.account, api_key="sk_wrong"))
-    assert await client.send(SEND) == Refused("credentials", "unauthorized")
+    assert await client.send(SEND) == Refused("credentials", "unauthorized", account=True)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from service.storage.outbox import Outbox
 from service.storage.pacing import PacingStore
 from service.storage.queue import Begin, Claimed, MessageQueue
 from service.storage.receipts import ReceiptStore
+from service.storage.suppressions import SuppressionStore
 from service.storage.upkeep import Upkeep
 from tests import rows
 from tests.gateway import migrated_database, migrated_template
@@ -32,6 +33,7 @@ class Store:
     receipts: ReceiptStore
     outbox: Outbox
     numbers: NumberStore
+    suppressions: SuppressionStore
     pacing: PacingStore
     upkeep: Upkeep
 
@@ -78,6 +80,7 @@ def store_over(database: Database, client_id: UUID) -> Store:
         receipts=ReceiptStore(database, receipt_wait=wait),
         outbox=Outbox(database),
         numbers=NumberStore(database),
+        suppressions=SuppressionStore(database),
         pacing=PacingStore(database),
         upkeep=Upkeep(database),
     )

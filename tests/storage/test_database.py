@@ -73,7 +73,14 @@ async def test_every_caller_of_a_batch_hears_that_its_fate_is_unknown(own: Datab
         ("DO $$ BEGIN RAISE SQLSTATE '53100'; END $$", StoreOverloaded),
         ("DO $$ BEGIN RAISE SQLSTATE '55P03'; END $$", StoreOverloaded),
         ("DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$", StoreOverloaded),
+        ("SELECT FROM nothing", StoreOverloaded),
+        ("DO $$ BEGIN RAISE SQLSTATE '0A000'; END $$", StoreOverloaded),
+        ("DO $$ BEGIN RAISE SQLSTATE '25P03'; END $$", StoreOverloaded),
+        ("DO $$ BEGIN RAISE SQLSTATE '57P05'; END $$", StoreOverloaded),
+        ("DO $$ BEGIN RAISE SQLSTATE 'P0001'; END $$", StoreOverloaded),
+        ("DO $$ BEGIN RAISE SQLSTATE '08006'; END $$", CommitUnknown),
         ("DO $$ BEGIN RAISE SQLSTATE '57P01'; END $$", CommitUnknown),
+        ("DO $$ BEGIN RAISE SQLSTATE '57P02'; END $$", CommitUnknown),
         ("DO $$ BEGIN RAISE SQLSTATE '58030'; END $$", CommitUnknown),
         ("DO $$ BEGIN RAISE SQLSTATE 'XX000'; END $$", CommitUnknown),
     ],
@@ -84,11 +91,11 @@ async def test_a_state_of_postgresql_has_one_meaning(own: Database, statement: s
     assert isinstance(raised.value.__cause__, asyncpg.PostgresError)
 
 
-async def test_a_mistake_in_a_statement_is_shown_as_it_is(own: Database) -> None:
-    with pytest.raises(asyncpg.UndefinedTableError):
-        await own.execute("SELECT FROM nothing")
-    assert store_error(asyncpg.UndefinedTableError("x")) is None
+async def test_what_is_not_of_postgresql_is_shown_as_it_is(own: Database) -> None:
     assert store_error(ValueError("x")) is None
+    with pytest.raises(ValueError, match="a bug"):
+        async with own.writing():
+            raise ValueError("a bug")
 
 
 async def test_our_own_errors_pass_as_they_are(own: Database) -> None:

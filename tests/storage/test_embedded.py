@@ -264,6 +264,16 @@ async def test_a_killed_server_recovers(data_dir: Path) -> None:
         assert await notes(dsn) == ["first", "second"]
 
 
+async def test_the_end_of_a_killed_server_is_noticed(data_dir: Path) -> None:
+    server = EmbeddedPostgres(data_dir, settings=FAST)
+    await server.start()
+    ended = asyncio.create_task(server.ended())
+    server_of(data_dir).kill()
+    async with asyncio.timeout(DEADLINE_S):
+        assert "ended, and nobody had told it to" in str(await ended)
+    await server.stop()
+
+
 async def test_a_pid_that_is_used_again_is_neither_killed_nor_in_the_way(
     data_dir: Path, bystander: subprocess.Popen[bytes]
 ) -> None:

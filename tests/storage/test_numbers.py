@@ -47,7 +47,7 @@ async def test_a_caller_may_ask_for_a_fresher_result(store: Store) -> None:
 async def test_a_suppression_holds_for_whom_it_was_made(store: Store, everybody: bool) -> None:
     for _ in range(2):
         client_id = None if everybody else store.client_id
-        await store.numbers.suppress(NUMBER, client_id, reason="opted_out", source="test")
+        await store.suppressions.add(client_id, [NUMBER], reason="opted_out", source="test")
     assert (await store.numbers.screen(NUMBER, store.client_id)).suppressed
     assert (await store.numbers.screen(NUMBER, new_id())).suppressed is everybody
     assert not (await store.numbers.screen("+15555550101", store.client_id)).suppressed
@@ -55,7 +55,7 @@ async def test_a_suppression_holds_for_whom_it_was_made(store: Store, everybody:
 
 
 async def test_many_numbers_are_screened_together_each_with_its_own_answer(store: Store) -> None:
-    await store.numbers.suppress("+15555550105", None, reason="opted_out", source="test")
+    await store.suppressions.add(None, ["+15555550105"], reason="opted_out", source="test")
     await store.numbers.keep_hlr(replace(RESULT, number="+15555550107"), HOUR)
     numbers = [f"+1555555010{number}" for number in range(10)]
     known = await asyncio.gather(*(store.numbers.screen(number, store.client_id) for number in numbers))

@@ -140,6 +140,13 @@ async def test_a_webhook_is_tried_again_after_its_delay(store: Store) -> None:
     assert (again.id, again.attempts) == (delivery_id, 2)
 
 
+async def test_a_webhook_may_be_tried_any_number_of_times(store: Store) -> None:
+    await a_webhook(store)
+    await store.database.execute("UPDATE webhook_deliveries SET attempts = 32767")
+    [delivery] = await claim(store)
+    assert delivery.attempts == 32768
+
+
 async def test_the_result_of_a_worker_that_lost_the_webhook_is_not_taken(store: Store) -> None:
     delivery_id = await a_webhook(store)
     [stale] = await claim(store)
@@ -187,8 +194,16 @@ async def test_a_disabled_endpoint_gets_nothing_more(store: Store) -> None:
         store.client_id,
     )
     waiting = await a_webhook(store, endpoint_id=endpoint_id, due_in_s=60)
+    under_way = [await a_webhook(store, endpoint_id=endpoint_id) for _ in range(2)]
+    others = await a_webhook(store, "b")
+    deliveries = {delivery.id: delivery for delivery in await claim(store)}
     await store.outbox.disable_endpoint(endpoint_id, "answered 410 Gone")
-    assert await state(store, waiting) == ("dead", None, False)
+    for each in (waiting, *under_way):
+        assert await state(store, each) == ("dead", None, False)
+    await store.outbox.settle(result(deliveries[under_way[0]], "pending", 30.0))
+    await store.outbox.settle(result(deliveries[under_way[1]]))
+    assert [await state(store, each) for each in under_way] == [("dead", None, False)] * 2, "too late"
+    assert (await state(store, others))[0] == "pending"
     row = await store.database.fetchrow("SELECT * FROM webhook_endpoints")
     assert row is not None
     assert (row["disabled_at"] is not None, row["disabled_reason"]) == (True, "answered 410 Gone")

@@ -24,8 +24,18 @@ async def test_a_claim_gives_the_message_to_the_worker(store: Store) -> None:
     assert (claimed.traffic, claimed.country, claimed.tried) == (Traffic.TRANSACTIONAL, "US", ())
     assert claimed.remaining_s == pytest.approx(100, abs=5)
     assert claimed.waited_s == pytest.approx(0, abs=5)
+    assert claimed.age_s == pytest.approx(0, abs=5)
     found = await store.row(message_id)
     assert (found["status"], found["worker_id"], found["due_at"]) == ("sending", worker_id, None)
+
+
+async def test_a_message_that_was_put_back_is_as_old_as_before(store: Store) -> None:
+    message_id = await store.add(send_at=datetime.now(UTC) + timedelta(seconds=40))
+    await store.age(message_id, 100)
+    await store.database.execute("UPDATE messages SET due_at = now()")
+    [claimed] = await store.claim(await store.worker())
+    assert claimed.age_s == pytest.approx(60, abs=5)
+    assert claimed.waited_s == pytest.approx(0, abs=5)
 
 
 async def test_a_claim_takes_only_its_lane_and_only_what_is_due(store: Store) -> None:
@@ -127,6 +137,29 @@ async def test_a_repeat_counts_a_call_and_has_the_validity_of_the_first(store: S
     assert second.validity_s == first.validity_s
     [attempt] = await rows.attempts(store.database, message_id)
     assert attempt["calls"] == 2
+
+
+async def test_a_call_may_be_repeated_any_number_of_times(store: Store) -> None:
+    worker_id = await store.worker()
+    message_id = await store.claimed(worker_id)
+    attempt_id = await store.begin(worker_id, message_id)
+    await store.database.execute("UPDATE attempts SET calls = 32767")
+    assert await store.queue.begin(Begin(attempt_id, message_id, "primary", worker_id)) is not None
+
+
+async def test_a_call_that_a_late_answer_has_decided_meanwhile_is_not_repeated(store: Store) -> None:
+    stale, worker_id = await store.worker(), await store.worker()
+    message_id = await store.claimed(stale)
+    attempt_id = await store.begin(stale, message_id)
+    await rows.end_lease(store.database, stale)
+    await store.upkeep.take_over(stale)
+    [claimed] = await store.claim(worker_id)
+    assert claimed.tried == (Tried(attempt_id, "primary", open=True, outcome="unknown", calls=1),)
+    await store.queue.settle(Settlement(message_id, stale, Move.KEEP, attempt_id, "unavailable", closes=True))
+    assert await store.queue.begin(Begin(attempt_id, message_id, "primary", worker_id)) is None
+    [attempt] = await rows.attempts(store.database, message_id)
+    assert (attempt["outcome"], attempt["open"], attempt["calls"]) == ("unavailable", False, 1)
+    assert await store.queue.begin(Begin(new_id(), message_id, "primary", worker_id)) is not None, "a new call may be"
 
 
 @pytest.mark.parametrize(
@@ -235,6 +268,16 @@ async def test_a_worker_that_claims_after_it_was_forgotten_is_found(store: Store
     await store.upkeep.take_over(worker_id)
     assert await held_by(store, message_id) is None
     assert await store.upkeep.dead_workers() == []
+
+
+async def test_what_has_moved_on_is_not_taken_over(store: Store) -> None:
+    worker_id = await store.worker()
+    moved_on, held = await store.claimed(worker_id), await store.claimed(worker_id)
+    await store.database.execute("UPDATE messages SET status = 'sent' WHERE id = $1", moved_on)
+    await rows.end_lease(store.database, worker_id)
+    assert await asyncio.wait_for(store.upkeep.take_over(worker_id), 5) == 1
+    assert (await store.row(moved_on))["status"] == "sent"
+    assert (await store.row(held))["status"] == "queued"
 
 
 async def test_two_recoveries_at_once_free_a_message_once(store: Store) -> None:

@@ -231,6 +231,23 @@ async def test_a_message_that_a_worker_holds_is_not_sent_behind_its_back(store: 
     assert (await rows.row(store.database, message_id))["worker_id"] == worker_id
 
 
+async def test_the_providers_id_is_learnt_from_a_receipt_where_the_answer_never_came(store: Store) -> None:
+    message_id, [attempt_id] = await a_sent_message(store, "unknown")
+    await store.receipts.apply(news(attempt_id, "sent", provider_id="p-1"))
+    await store.receipts.apply(news(attempt_id, "unknown", provider_id="p-2"))
+    await store.receipts.apply(news(None, "delivered", provider_id="p-1"))
+    assert await shown(store, message_id) == ("delivered", 1)
+
+
+async def test_a_providers_id_that_is_known_stays(store: Store) -> None:
+    message_id, [attempt_id] = await a_sent_message(store, "accepted")
+    await store.database.execute("UPDATE attempts SET provider_message_id = 'p-1' WHERE id = $1", attempt_id)
+    await store.receipts.apply(news(attempt_id, "sent", provider_id="p-2"))
+    await store.receipts.apply(news(attempt_id, "delivered"))
+    [attempt] = await rows.attempts(store.database, message_id)
+    assert attempt["provider_message_id"] == "p-1"
+
+
 async def test_receipts_match_by_the_providers_id(store: Store) -> None:
     message_id, [attempt_id] = await a_sent_message(store, "accepted")
     await store.database.execute("UPDATE attempts SET provider_message_id = 'p-1' WHERE id = $1", attempt_id)

@@ -63,6 +63,12 @@ SELECT id, client_id, batch_id, recipient, sender, traffic, country, encoding, s
 FROM messages
 WHERE id = $1 AND client_id = $2
 
+-- name: cancel
+-- Takes a message back that nobody has claimed; runs under lock_messages.
+UPDATE messages SET status = 'cancelled', reason = NULL, due_at = NULL, ended_at = now()
+WHERE id = $1 AND client_id = $2 AND status = 'queued'
+RETURNING id
+
 -- name: attempts
 SELECT id, provider, calls, open, outcome, reason, code, provider_message_id, started_at, ended_at
 FROM attempts

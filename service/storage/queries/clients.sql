@@ -1,6 +1,7 @@
 -- name: principals
 -- Every living key with what its client may do.
-SELECT k.key_hash, k.id AS key_id, k.scopes, c.id AS client_id, c.name, c.require_idempotency_key, c.senders, c.countries
+SELECT k.key_hash, k.id AS key_id, k.scopes, c.id AS client_id, c.name, c.require_idempotency_key, c.senders, c.countries,
+       c.limits
 FROM api_keys AS k
 JOIN clients AS c ON c.id = k.client_id
 WHERE k.revoked_at IS NULL
@@ -11,6 +12,16 @@ ON CONFLICT (name) DO NOTHING
 
 -- name: client
 SELECT id, webhook_secret FROM clients WHERE name = $1
+
+-- name: clients
+SELECT name, require_idempotency_key, senders, countries, limits, created_at FROM clients ORDER BY name
+
+-- name: set_client
+-- Changes what is not NULL.
+UPDATE clients
+SET require_idempotency_key = coalesce($2, require_idempotency_key), limits = limits || coalesce($3::jsonb, '{}')
+WHERE name = $1
+RETURNING id
 
 -- name: set_webhook_secret
 UPDATE clients SET webhook_secret = $2 WHERE id = $1

@@ -77,7 +77,7 @@ DELETE FROM webhook_targets WHERE target = $1
 UPDATE webhook_endpoints SET disabled_at = now(), disabled_reason = $2 WHERE id = $1 AND disabled_at IS NULL
 
 -- name: end_deliveries_of_endpoint
--- Nothing more goes to an endpoint that said it is gone.
+-- Nothing more goes to an endpoint that is disabled or deleted, as $2 says.
 UPDATE webhook_deliveries
-SET state = 'dead', due_at = NULL, worker_id = NULL, last_error = 'endpoint_disabled', ended_at = now()
+SET state = 'dead', due_at = NULL, worker_id = NULL, last_error = $2, ended_at = now()
 WHERE endpoint_id = $1 AND state = 'pending'

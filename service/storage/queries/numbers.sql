@@ -25,6 +25,3 @@ ON CONFLICT (number) DO UPDATE
 SET status = EXCLUDED.status, checked_at = EXCLUDED.checked_at, source = EXCLUDED.source, mcc = EXCLUDED.mcc,
     mnc = EXCLUDED.mnc, network = EXCLUDED.network, line_type = EXCLUDED.line_type, ported = EXCLUDED.ported,
     roaming = EXCLUDED.roaming, error_code = EXCLUDED.error_code, expires_at = EXCLUDED.expires_at
-
--- name: suppress
-INSERT INTO suppressions (number, client_id, reason, source) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING

@@ -67,8 +67,8 @@ ANSWERS: dict[str, tuple[httpx.Response, Outcome]] = {
         Accepted("msg_7"),
     ),
     "the longest id": (httpx.Response(200, json={"message_id": "x" * 128}), Accepted("x" * 128)),
-    "wrong key": (problem(401, "unauthorized"), Refused("credentials", "unauthorized")),
-    "wrong key, said by a proxy": (httpx.Response(401, text="<html>"), Refused("credentials")),
+    "wrong key": (problem(401, "unauthorized"), Refused("credentials", "unauthorized", account=True)),
+    "wrong key, said by a proxy": (httpx.Response(401, text="<html>"), Refused("credentials", account=True)),
     "the code counts more than the status": (
         problem(403, "recipient_opted_out"),
         Rejected("opted_out", "recipient_opted_out"),
@@ -77,7 +77,10 @@ ANSWERS: dict[str, tuple[httpx.Response, Outcome]] = {
     "a code that is no code": (httpx.Response(422, json={"code": {"a": [1]}}), Refused("unrecognised")),
     "a code with a control character": (httpx.Response(422, json={"code": "a\0b"}), Refused("unrecognised")),
     "a 4xx nobody documents": (httpx.Response(418), Refused("unrecognised")),
-    "a redirect": (httpx.Response(307, headers={"Location": "https://elsewhere.example"}), Refused("configuration")),
+    "a redirect": (
+        httpx.Response(307, headers={"Location": "https://elsewhere.example"}),
+        Refused("configuration", account=True),
+    ),
     "429 with Retry-After": (problem(429, "rate_limited", Retry_After="7"), Throttled(7.0)),
     "429 with Retry-After 0": (problem(429, "rate_limited", Retry_After="0"), Throttled(0.0)),
     "429 without Retry-After": (problem(429, "rate_limited"), Throttled(None)),
@@ -123,18 +126,18 @@ PINNED: dict[Code, Outcome] = {
     "unknown_sender": Refused("sender_not_registered", "unknown_sender"),
     "sender_not_registered": Refused("sender_not_registered", "sender_not_registered"),
     "traffic_mismatch": Refused("sender_not_registered", "traffic_mismatch"),
-    "insufficient_funds": Refused("funds", "insufficient_funds"),
+    "insufficient_funds": Refused("funds", "insufficient_funds", account=True),
     "idempotency_key_reused": Unknown("idempotency_key_reused"),
     "overloaded": Unavailable("overloaded"),
-    401: Refused("credentials"),
-    402: Refused("funds"),
+    401: Refused("credentials", account=True),
+    402: Refused("funds", account=True),
     403: Refused("forbidden"),
-    404: Refused("configuration"),
-    405: Refused("configuration"),
+    404: Refused("configuration", account=True),
+    405: Refused("configuration", account=True),
     408: Unknown("http_408"),
     409: Unknown("http_409"),
-    413: Refused("configuration"),
-    415: Refused("configuration"),
+    413: Refused("configuration", account=True),
+    415: Refused("configuration", account=True),
 }
 
 
@@ -241,6 +244,7 @@ def half_readable(**first: object) -> httpx.Response:
 
 CASE = Case(
     account=ACCOUNT,
+    secrets=(ACCOUNT.api_key, base64.b64encode(KEY).decode()),
     read=read,
     answers=ANSWERS,
     table=frozenset(CODES) | frozenset(STATUSES) | NOTHING_STORED,

@@ -167,6 +167,7 @@ CREATE TABLE webhook_deliveries (
 ) WITH (fillfactor = 85);
 CREATE INDEX webhook_deliveries_queue ON webhook_deliveries (target, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX webhook_deliveries_claimed ON webhook_deliveries (worker_id) WHERE worker_id IS NOT NULL;
+CREATE INDEX webhook_deliveries_of_endpoint ON webhook_deliveries (endpoint_id, id) WHERE endpoint_id IS NOT NULL;
 CREATE INDEX webhook_deliveries_of_message ON webhook_deliveries (message_id);
 
 -- A target that fails is left alone until blocked_until, so that it never heads the queue.

@@ -1,0 +1,53 @@
+"""Starting what is measured, as processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def process(arguments: Sequence[str], ready_url: str, log: Path, **environment: str) -> AsyncIterator[None]:
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", *arguments, env=os.environ | environment, stdout=output, stderr=output
+        )
+        try:
+            async with httpx.AsyncClient() as client, asyncio.timeout(30):
+                while True:
+                    if process.returncode is not None:
+                        raise SystemExit(f"{arguments[0]} ended; see what it said above")
+                    try:
+                        if (await client.get(ready_url)).is_success:
+                            break
+                    except httpx.TransportError:
+                        await asyncio.sleep(0.05)
+            yield
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+
+async def command(words: str, environment: dict[str, str]) -> str:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "service.cli", *words.split(), env=os.environ | environment, stdout=-1
+    )
+    output, _ = await process.communicate()
+    if process.returncode:
+        raise SystemExit(f"sms-gateway {words} failed")
+    return output.decode()
