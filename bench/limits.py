@@ -44,7 +44,7 @@ async def _hammer(urls: list[str], key: str, per_s: float, seconds: float) -> li
     async with httpx.AsyncClient(limits=httpx.Limits(max_connections=64)) as http, asyncio.TaskGroup() as group:
         for number, url in enumerate(cycle(urls)):
             due_s = began_s + number / per_s
-            if number / per_s >= seconds:
+            if max(due_s, time.perf_counter()) >= began_s + seconds:
                 break
             await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
             group.create_task(one(http, url))

@@ -50,6 +50,8 @@ class Metrics:
         self.callbacks_refused = counter("callbacks_refused_total", "Provider callbacks refused.", "provider", "reason")
         self.hlr = counter("hlr_lookups_total", "HLR results used, by where they came from.", "origin", "status")
         self.hlr_s = histogram("hlr_lookup_seconds", "Time of a live look-up.", _SLOW)
+        self.hlr_cost = counter("hlr_cost_total", "What live look-ups cost, by the costs in gateway.yaml.")
+        self.hlr_saved = counter("hlr_saved_total", "What messages stopped by the HLR would have cost.")
         self.webhooks = counter("webhook_deliveries_total", "Tries to deliver a webhook.", "result")
         self.webhook_s = histogram("webhook_seconds", "Time of a try.", _SLOW)
         self.webhook_age_s = histogram("webhook_age_seconds", "From the event to its acknowledgement.", _WAITS)

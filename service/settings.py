@@ -145,6 +145,7 @@ def _country(code: object) -> object:
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 Country = Annotated[str, BeforeValidator(_country)]
+Money = Annotated[float, Field(ge=0, le=1_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, le=365 * 24, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -164,6 +165,8 @@ class Provider(_Section):
     """The share of `mps` that only OTPs may use."""
     max_in_flight: Count = 64
     timeout_s: Seconds = 10.0
+    cost: Money = 0.0
+    """What a message costs, for the metric of money saved. In any currency, as long as it is the same everywhere."""
 
 
 class Sender(_Section):
@@ -204,6 +207,8 @@ class Hlr(_Section):
     positive_ttl_s: Seconds = 86_400.0
     negative_ttl_s: Seconds = 3_600.0
     """For `absent` (the phone may be back soon) and `invalid`."""
+    cost: Money = 0.0
+    """What a look-up costs."""
 
 
 class Webhooks(_Section):

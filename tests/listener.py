@@ -13,7 +13,7 @@ from aiohttp import web
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request. `headers` have lower-case names, `path` holds the query too."""
+    """One request. `headers` have lower-case names, `path` is as it was sent and holds the query too."""
 
     headers: Mapping[str, str]
     body: bytes
@@ -69,7 +69,7 @@ class Listener:
 
     async def _receive(self, request: web.BaseRequest) -> web.Response:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        received = Received(headers, await request.read(), request.path_qs)
+        received = Received(headers, await request.read(), request.raw_path)
         # Taken now, so that a test that saw this request may change what the next one gets.
         reply, delay = web.Response(status=self.reply_status, headers=self.reply_headers), self.delay
         async with self._arrived:

@@ -18,7 +18,7 @@ _INVALID: Final = FieldError(
 
 
 def write_cursor(keyring: Keyring, of: Any, position: Any) -> str:
-    """The cursor at `position` in the list `of` (who lists what, filters included), both in terms of JSON."""
+    """The cursor at `position` in the list `of` (who lists what, filters included), both as orjson takes them."""
     raw = orjson.dumps(position)
     return base64.urlsafe_b64encode(keyring.cursor_proof(orjson.dumps([of, position])) + raw).decode().rstrip("=")
 

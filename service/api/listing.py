@@ -46,7 +46,7 @@ async def list_messages(
 ) -> Response:
     """A time window always applies: the last 24 hours by default. Texts are not shown."""
     runtime = api_of(request).runtime
-    of = ["messages", caller.client_id.hex, query.model_dump(mode="json", exclude={"cursor", "limit"})]
+    of = ["messages", caller.client_id.hex, query.model_dump(exclude={"cursor", "limit"})]
     position = read_cursor(runtime.keyring, of, query.cursor) if query.cursor is not None else None
     wanted = _wanted(query, caller.client_id, position)
     found = await runtime.listing.page(wanted, UUID(hex=position["below"]) if position else None, query.limit + 1)

@@ -82,7 +82,7 @@ class Caller:
         return {} if response.status_code == httpx.codes.NO_CONTENT else self._json(response)
 
     def upload_csv(self, path: str, text: str) -> dict[str, Any]:
-        """The answer's JSON. The gateway makes no difference between a file that comes once or twice. Raises as `get`."""
+        """The answer's JSON. A file that comes twice changes nothing more. Raises as `get` does."""
         return self._json(self._answer("POST", path, text, {"Content-Type": "text/csv; charset=utf-8"}))
 
     def _answer(

@@ -53,6 +53,7 @@ class Lookup:
     async def _ask(self, number: str) -> HlrResult | None:
         assert self._source is not None  # noqa: S101 - live() checked
         began = time.perf_counter()
+        self._metrics.hlr_cost.inc(self._settings.cost)
         try:
             response = await self._http.send(self._source.lookup_request(number), timeout_s=self._settings.timeout_s)
         except HttpError as error:

@@ -27,6 +27,7 @@ class Screen:
         self._numbers = runtime.numbers
         self._metrics = runtime.metrics
         self._budget_s = runtime.config.hlr.budget_s
+        self._costs = {name: provider.cost for name, provider in runtime.config.providers.items()}
         self._lookup = lookup
 
     async def __call__(self, message: Claimed, route: Route) -> Stop | None:
@@ -44,5 +45,6 @@ class Screen:
             if result is None or result.status is HlrStatus.UNKNOWN:
                 return None if route.hlr_fails_open else Stop("hlr_unavailable", retry=True)
         if result is not None and result.status is HlrStatus.INVALID:
+            self._metrics.hlr_saved.inc(self._costs[route.providers[0]])
             return Stop("number_unreachable", result.error_code)
         return None

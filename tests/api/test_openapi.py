@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from service.api.models import BulkRequest, ProblemReply, SendRequest
+from service.api.webhook_models import EndpointChangeRequest, EndpointRequest, ReplayRequest, RotateRequest
 from service.app import openapi_document
 from tests.api.client import GatewayClient
 
@@ -18,6 +20,13 @@ _PATHS = {
     "/v1/batches/{batch_id}": "get",
     "/v1/messages/{message_id}": "get",
     "/v1/hlr/{number}": "get",
+    "/v1/webhooks": "get",
+    "/v1/webhooks/{endpoint_id}": "get",
+    "/v1/webhooks/{endpoint_id}/rotate": "post",
+    "/v1/webhooks/{endpoint_id}/test": "post",
+    "/v1/webhooks/{endpoint_id}/deliveries": "get",
+    "/v1/webhooks/{endpoint_id}/replay": "post",
+    "/v1/webhooks/deliveries/{webhook_id}/replay": "post",
     "/v1/receipts/{account}/{token}": "post",
     "/healthz": "get",
     "/readyz": "get",
@@ -45,16 +54,26 @@ def test_every_path_is_documented(document: dict[str, Any]) -> None:
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize(("path", "model"), [("/v1/send", SendRequest), ("/v1/send/bulk", BulkRequest)])
+@pytest.mark.parametrize(
+    ("method", "path", "model"),
+    [
+        ("post", "/v1/send", SendRequest),
+        ("post", "/v1/send/bulk", BulkRequest),
+        ("post", "/v1/webhooks", EndpointRequest),
+        ("patch", "/v1/webhooks/{endpoint_id}", EndpointChangeRequest),
+        ("post", "/v1/webhooks/{endpoint_id}/rotate", RotateRequest),
+        ("post", "/v1/webhooks/{endpoint_id}/replay", ReplayRequest),
+    ],
+)
 def test_a_raw_body_is_documented_by_the_model_that_reads_it(
-    document: dict[str, Any], path: str, model: type[SendRequest | BulkRequest]
+    document: dict[str, Any], method: str, path: str, model: type[BaseModel]
 ) -> None:
-    operation = document["paths"][path]["post"]
+    operation = document["paths"][path][method]
     assert operation["requestBody"]["required"]
     reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
     assert reference == f"#/components/schemas/{model.__name__}"
     made = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    definitions = made.pop("$defs")
+    definitions = made.pop("$defs", {})
     assert document["components"]["schemas"][model.__name__] == made
     for name, schema in definitions.items():
         assert document["components"]["schemas"][name] == schema

@@ -173,7 +173,7 @@ async def test_a_client_has_at_most_twenty_endpoints_however_many_ask_at_once(
     assert [problem(response, 422).code for response in refused] == ["too_many_endpoints"] * 5
     await register(stranger)
     last = (await mine.get(ROOT)).json()["webhooks"][-1]
-    assert (await mine.delete(f"/{last['endpoint_id']}")).status_code == 204
+    assert (await mine.delete(f"{ROOT}/{last['endpoint_id']}")).status_code == 204
     await register(mine)
 
 
@@ -465,7 +465,7 @@ async def test_the_endpoint_of_another_client_is_a_404_and_stays_as_it_is(
 ) -> None:
     made = await register(mine)
     before = (await mine.get(f"{ROOT}/{made['endpoint_id']}")).json()
-    body = None if method in {"GET", "DELETE"} else {}
+    body: dict[str, Any] | None = None if method in {"GET", "DELETE"} else {}
     for endpoint_id in (made["endpoint_id"], NOBODYS, "whe_0"):
         refused = await stranger.request(method, f"{ROOT}/{endpoint_id}{rest}", json=body)
         assert problem(refused, 404).code == "endpoint_not_found"

@@ -20,6 +20,8 @@ async def test_a_dead_number_fails_and_no_money_is_spent(world: World) -> None:
     assert (receipt["status"], receipt["reason"], receipt["error_code"]) == ("failed", "number_unreachable", 1)
     assert (await world.message(sent["message_id"]))["attempts"] == []
     assert await world.ledger(world.primary, "+15555550260") == []
+    metrics = (await world.http.get("/metrics")).text.splitlines()
+    assert {"sms_gateway_hlr_cost_total 0.005", "sms_gateway_hlr_saved_total 0.05"} <= set(metrics)
 
 
 async def test_a_phone_that_is_off_is_sent_to(world: World) -> None:

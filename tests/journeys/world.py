@@ -26,15 +26,15 @@ SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
 
 CONFIG = """
 providers:
-  primary: {{adapter: smsroute, base_url: "{primary}", api_key: key, webhook_secret: "{secret}", timeout_s: 1}}
-  fallback: {{adapter: smsroute, base_url: "{fallback}", api_key: key, webhook_secret: "{secret}", timeout_s: 1}}
+  primary: {{adapter: smsroute, base_url: "{primary}", api_key: key, webhook_secret: "{secret}", timeout_s: 1, cost: 0.05}}
+  fallback: {{adapter: smsroute, base_url: "{fallback}", api_key: key, webhook_secret: "{secret}", timeout_s: 1, cost: 0.05}}
 senders:
   MyAppOTP: {{traffic: otp}}
   MyApp: {{traffic: transactional}}
   MyAppPromo: {{traffic: marketing}}
 routes:
   - {{providers: [primary, fallback], hlr: required}}
-hlr: {{provider: primary}}
+hlr: {{provider: primary, cost: 0.005}}
 webhooks: {{allow_loopback: true}}
 deliver: {{poll_s: 0.02, otp_repeat_s: 0.1}}
 """

@@ -8,11 +8,10 @@ import pytest
 
 from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Unknown
+from tests.providers.case import FIRST, SECOND
 from tests.providers.contract import (
     BULKS,
     CASES,
-    FIRST,
-    SECOND,
     SUBMISSION,
     adapter_of,
     bulk_adapter_of,

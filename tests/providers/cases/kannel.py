@@ -6,13 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import httpx
-from smsutil import is_valid_gsm
+from smsutil import is_valid_gsm  # type: ignore[import-untyped]
 
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.providers.adapter import Account, Callback
 from service.providers.kannel import ACCEPTED, STATUSES, TEXTS
-from tests.providers.contract import Case, Code, OnTheWire
+from tests.providers.case import Case, Code, OnTheWire
 
 ACCOUNT = Account(name="kannel", base_url="http://kannel.example:13013/", api_key="gateway:password:do-not-show")
 URL = "https://sms.example.com/v1/receipts/kannel/token"

@@ -16,7 +16,7 @@ from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttl
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.providers.adapter import Account, Callback
 from service.providers.smsroute import CODES, NOTHING_STORED, STATUSES
-from tests.providers.contract import FIRST, SECOND, Bulk, BulkResult, Case, Code, OnTheWire
+from tests.providers.case import FIRST, SECOND, Bulk, BulkResult, Case, Code, OnTheWire
 
 KEY = b"a signing key of 24 bytes"
 ACCOUNT = Account(

@@ -14,7 +14,7 @@ from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttl
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.providers.adapter import Account, Callback
 from service.providers.twilio import CODES, STATUSES
-from tests.providers.contract import Case, Code, OnTheWire
+from tests.providers.case import Case, Code, OnTheWire
 
 ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
 TOKEN = "auth-token-do-not-show"

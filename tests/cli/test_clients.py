@@ -1,0 +1,41 @@
+"""`sms-gateway clients`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import sms_gateway
+from tests.gateway import migrated_database
+
+SECRET = "clients-test-secret-key-of-32-characters"
+
+
+@pytest.fixture
+async def settings(postgres: str, template: str, tmp_path: Path) -> AsyncIterator[dict[str, object]]:
+    async with migrated_database(postgres, template) as dsn:
+        yield {"SMS_GATEWAY_DATABASE_URL": dsn, "SMS_GATEWAY_SECRET_KEY": SECRET, "SMS_GATEWAY_DATA_DIR": tmp_path}
+
+
+async def test_a_clients_limits_are_set_and_listed(settings: dict[str, object]) -> None:
+    assert sms_gateway("keys", "create", "--client", "billing", **settings).returncode == 0
+    changed = sms_gateway(
+        "clients", "set", "billing", "--limit", "send=50:25", "--limit", "bulk=1000:10000",
+        "--require-idempotency-key", **settings,
+    )  # fmt: skip
+    assert (changed.returncode, changed.stdout) == (0, "Changed.\n")
+    sms_gateway("clients", "set", "billing", "--limit", "send=5:2", **settings)
+    (client,) = json.loads(sms_gateway("clients", "list", "--json", **settings).stdout)
+    assert client["limits"] == {"send": {"per_s": 5.0, "burst": 2}, "bulk": {"per_s": 1000.0, "burst": 10000}}
+    assert client["require_idempotency_key"] is True
+    assert "send=5:2" in sms_gateway("clients", "list", **settings).stdout
+
+
+async def test_a_limit_that_is_none_and_a_client_who_is_nobody_are_refused(settings: dict[str, object]) -> None:
+    for wrong in ("send=50", "mms=5:5", "send=0:5", "send=5:0", "send=nan:5", "send=1:1:1"):
+        assert sms_gateway("clients", "set", "billing", "--limit", wrong, **settings).returncode == 2
+    unknown = sms_gateway("clients", "set", "nobody", "--limit", "send=5:5", **settings)
+    assert (unknown.returncode, "clients list" in unknown.stderr) == (1, True)
