@@ -97,7 +97,7 @@ class Notify:
 
     def _done(self, delivery: Delivery, task: asyncio.Task[None]) -> None:
         full = len(self._under_way) >= self._settings.concurrency
-        if full or self._busy[delivery.target] >= self._settings.per_target:
+        if full or delivery.failures or self._busy[delivery.target] >= self._settings.per_target:
             self._wake.set()  # a place is free that may be waited for
         if self._under_way.get(delivery.id) is task:
             del self._under_way[delivery.id]

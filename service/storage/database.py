@@ -28,7 +28,7 @@ _MAYBE_STORED = ("08", "57P01", "57P02", "58", "XX")
 
 
 def store_error(error: BaseException) -> StoreError | None:
-    """What `error`, raised by a statement, says of the store; None where it is about the statement's data."""
+    """What `error`, raised by a statement, says of the store; None where PostgreSQL has nothing to do with it."""
     if isinstance(error, pg.PostgresError):
         state = error.sqlstate or ""
         if state.startswith(DATA_ERRORS):

@@ -93,6 +93,11 @@ async def test_a_bad_max_age_is_refused(api: GatewayClient, max_age: str, code: 
     assert (refused.code, refused.errors[0].field) == (code, "max_age")
 
 
+async def test_an_unknown_parameter_is_refused(api: GatewayClient) -> None:
+    refused = problem(await api.http.get("/v1/hlr/+15555550100?maxage=0"), 422)
+    assert (refused.code, refused.errors[0].field) == ("unknown_parameter", "maxage")
+
+
 async def test_the_key_is_checked_before_the_query(api: GatewayClient) -> None:
     response = await api.http.get("/v1/hlr/+15555550100?max_age=x", headers={"Authorization": ""})
     assert problem(response, 401).code == "unauthorized"

@@ -55,7 +55,7 @@ async def _stored(runtime: Runtime) -> int:
 
 async def test_a_good_message_is_taken_apart_and_nothing_is_stored(api: GatewayClient, runtime: Runtime) -> None:
     before, now = await _stored(runtime), datetime.now(UTC)
-    response = await api.http.post("/v1/messages/preview", json=body(), headers={"Idempotency-Key": "\u00e4"})
+    response = await api.http.post("/v1/messages/preview", json=body(), headers={"Idempotency-Key": "a b"})
     seen = PreviewReply.model_validate_json(response.content)
     assert await _stored(runtime) == before
     assert (seen.would_be_accepted, seen.errors, seen.screening) == (True, [], "pass")
@@ -102,6 +102,12 @@ async def test_what_a_send_would_be_refused_for_is_listed(api: GatewayClient) ->
 async def test_a_time_that_no_clock_shows_is_only_an_error(api: GatewayClient) -> None:
     seen = await _preview(api, send_at="9999-12-31T23:59:59-14:00")
     assert [error.code for error in seen.errors] == ["send_at_too_far"]
+
+
+async def test_a_good_number_is_judged_even_if_the_sender_is_not_known(api: GatewayClient) -> None:
+    seen = await _preview(api, **{"from": "Nobody"})
+    assert (seen.to.verdict, seen.to.country, seen.to.suppressed) == ("ok", "US", False)
+    assert (seen.traffic.traffic, seen.screening, seen.route) == (None, None, None)
 
 
 async def test_the_senders_traffic_counts_not_the_one_asked_for(api: GatewayClient) -> None:

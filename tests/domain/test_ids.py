@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from uuid import RFC_4122, UUID
 
 import pytest
 
-from service.domain.ids import new_id, read, show
+from service.domain.ids import new_id, read, show, smallest_at
 
 
 def test_an_id_is_a_uuid_of_version_7_that_says_when_it_was_made() -> None:
@@ -18,6 +19,13 @@ def test_an_id_is_a_uuid_of_version_7_that_says_when_it_was_made() -> None:
 
 def test_ids_are_unique() -> None:
     assert len({new_id() for _ in range(10_000)}) == 10_000
+
+
+def test_the_ids_of_a_time_begin_at_its_smallest() -> None:
+    before = smallest_at(datetime.now(UTC))
+    made = new_id()
+    after = smallest_at(datetime.now(UTC) + timedelta(milliseconds=1))
+    assert before < made < after
 
 
 @pytest.mark.parametrize("prefix", ["msg", "bat", "whd"])

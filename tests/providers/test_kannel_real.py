@@ -205,7 +205,8 @@ async def smpp_smsc(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
             writer.write(pdu(SUBMIT_SM_RESP, sequence, b"\0", INVALID_DESTINATION))
         elif command == SUBMIT_SM:
             writer.write(pdu(SUBMIT_SM_RESP, sequence, b"ID1\0"))
-            text = b"id:ID1 sub:001 dlvrd:000 stat:UNDELIV err:255 text:Your code is 481902."
+            dates = b"submit date:2701150800 done date:2701150801"
+            text = b"id:ID1 sub:001 dlvrd:000 " + dates + b" stat:UNDELIV err:255 text:Your code is 481902."
             addresses = b"\0\1\x01447700900123\0\0\0MyApp\0"
             writer.write(pdu(DELIVER_SM, 1, addresses + b"\x04\0\0\0\0\0\0\0\0" + bytes([len(text)]) + text))
     writer.close()
@@ -216,7 +217,6 @@ async def test_an_error_of_the_smsc_is_kept_and_the_text_stays_out_of_the_url(tm
     async with server, kannel(tmp_path, SMPP, server.sockets[0].getsockname()[1]) as running:
         assert await running.send(running.submission("Your code is 481902.")) == Accepted(None)
         received = await running.listener.wait_for(2)
-        print([one.path for one in received])
         receipts = {running.receipt(one) for one in received}
         assert receipts == {
             Receipt(ReceiptStatus.SENT, "ID1"),

@@ -80,4 +80,6 @@ UPDATE webhook_endpoints SET disabled_at = now(), disabled_reason = $2 WHERE id 
 -- Nothing more goes to an endpoint that is disabled or deleted, as $2 says.
 UPDATE webhook_deliveries
 SET state = 'dead', due_at = NULL, worker_id = NULL, last_error = $2, ended_at = now()
-WHERE endpoint_id = $1 AND state = 'pending'
+WHERE id IN (  -- locked in the order of settle_deliveries
+    SELECT id FROM webhook_deliveries WHERE endpoint_id = $1 AND state = 'pending' ORDER BY id FOR UPDATE
+)
