@@ -93,7 +93,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         raise ConfigurationError("Set SMS_GATEWAY_DATABASE_URL (or _FILE) to a PostgreSQL 16 or newer.")
     if environment.secret_key is None:
         raise ConfigurationError("Set SMS_GATEWAY_SECRET_KEY (or _FILE), e.g. to the output of `openssl rand -hex 32`.")
-    accounts = {name: _account(name, provider) for name, provider in config.providers.items()}
+    accounts = accounts_of(config)
     policy = TargetPolicy(
         allow_loopback=config.webhooks.allow_loopback, denied_networks=config.webhooks.denied_networks
     )
@@ -128,6 +128,15 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             webhook_http=webhook_http,
             webhook_policy=policy,
         )
+
+
+def accounts_of(config: GatewayConfig) -> dict[str, ProviderAccount]:
+    """Every account with its adapter, by its name.
+
+    Raises:
+        ConfigurationError: an adapter is unknown, or does not take an account.
+    """
+    return {name: _account(name, provider) for name, provider in config.providers.items()}
 
 
 def check_adapters(config: GatewayConfig) -> Iterator[tuple[tuple[str, str], str]]:

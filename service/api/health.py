@@ -7,7 +7,7 @@ import asyncio
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from service.api.context import api_of
 from service.api.models import HealthReply
@@ -19,6 +19,7 @@ router = APIRouter(tags=["Operations"])
 
 _ANSWER_WITHIN_S = 1.0
 _OK = {"status": "ok"}
+_SCRAPED = '# TYPE messages_refused_total counter\nmessages_refused_total{code="unknown_sender"} 3.0\n'
 
 
 @router.get(
@@ -54,7 +55,14 @@ async def readyz(request: Request) -> Response:
     return json_reply(_OK)
 
 
-@router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", response_model=None)
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Prometheus metrics",
+    response_class=PlainTextResponse,
+    response_model=None,
+    responses={200: {"content": {"text/plain": {"example": _SCRAPED}}}},
+)
 async def metrics(request: Request) -> Response:
     """In the text format of Prometheus."""
     return Response(generate_latest(api_of(request).runtime.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -119,8 +119,26 @@ class Reply(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
 
+def _example(fields: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
 class SendReply(Reply):
     """The message is committed to disk. It does not say that the phone has it."""
+
+    model_config = _example(
+        {
+            "message_id": "msg_0198c0de5f0a7c3e9b1d2f4a6c8e0b13",
+            "status": "queued",
+            "to": "+15555550100",
+            "from": "MyApp",
+            "traffic": "transactional",
+            "segments": 1,
+            "encoding": "gsm-7",
+            "reference": None,
+            "created_at": "2026-01-31T09:30:00.123Z",
+        }
+    )
 
     message_id: str = Field(pattern="^msg_[0-9a-f]{32}$")
     status: Literal["queued"]
@@ -157,6 +175,24 @@ class Rejected(Reply):
 class BulkReply(Reply):
     """What came of each recipient, in the order of the request."""
 
+    model_config = _example(
+        {
+            "batch_id": "bat_0198c0de5f0a7c3e9b1d2f4a6c8e0b14",
+            "accepted": 1,
+            "rejected": 1,
+            "results": [
+                {"to": "+15555550100", "message_id": "msg_0198c0de5f0a7c3e9b1d2f4a6c8e0b13"},
+                {
+                    "to": "+1555",
+                    "error": {
+                        "code": "number_too_short",
+                        "detail": "The number is too short for its country. Correct it.",
+                    },
+                },
+            ],
+        }
+    )
+
     batch_id: str = Field(pattern="^bat_[0-9a-f]{32}$")
     accepted: int
     rejected: int
@@ -165,6 +201,17 @@ class BulkReply(Reply):
 
 class BatchReply(Reply):
     """A bulk's progress. `done`: none of its messages is queued, sending or sent."""
+
+    model_config = _example(
+        {
+            "batch_id": "bat_0198c0de5f0a7c3e9b1d2f4a6c8e0b14",
+            "accepted": 2,
+            "rejected": 1,
+            "counts": dict.fromkeys(MessageStatus, 0) | {"sent": 1, "delivered": 1},
+            "done": False,
+            "created_at": "2026-01-31T09:30:00.123Z",
+        }
+    )
 
     batch_id: str
     accepted: int
@@ -186,6 +233,24 @@ class HlrQuery(Parameters):
 class HlrReply(Reply):
     """What the home location register says. Null is "not said": `ported` and `roaming` are never guessed."""
 
+    model_config = _example(
+        {
+            "number": "+15555550100",
+            "status": "active",
+            "country": "US",
+            "mcc": "310",
+            "mnc": "260",
+            "network": "Example Mobile",
+            "line_type": "mobile",
+            "ported": False,
+            "roaming": None,
+            "error_code": None,
+            "checked_at": "2026-01-31T09:30:00.123Z",
+            "cached": True,
+            "source": "primary",
+        }
+    )
+
     number: str
     status: HlrStatus
     country: str
@@ -203,6 +268,8 @@ class HlrReply(Reply):
 
 class HealthReply(Reply):
     """Alive, or ready."""
+
+    model_config = _example({"status": "ok"})
 
     status: Literal["ok"]
 

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from service import logs
 from service.errors import CommitUnknown, FieldError, Problem, StoreError, Unstorable
@@ -133,10 +134,20 @@ def of_store(error: StoreError) -> Problem:
     return Problem(503, "overloaded", "Nothing was stored. Repeat the request later.", headers=_RETRY_AFTER)
 
 
-def _of_http(error: HTTPException) -> Problem:
+def _of_http(request: Request, error: HTTPException) -> Problem:
     status = HTTPStatus(error.status_code)
     code, detail = _STATUSES.get(status, (status.name.lower(), f"{status.phrase}."))
-    return Problem(status, code, detail, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = _methods(request)
+    return Problem(status, code, detail, headers=headers)
+
+
+def _methods(request: Request) -> str:
+    """The methods of a path. Starlette knows only those of the first route that fits it."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    fixed = [route for route in routes if route.path == request.scope["path"]]
+    return ", ".join(sorted({method for route in fixed or routes for method in route.methods}))
 
 
 def install(app: FastAPI) -> None:
@@ -149,7 +160,7 @@ def install(app: FastAPI) -> None:
         return answer_store_error(request, error)
 
     async def on_http_error(request: Request, error: HTTPException) -> Response:
-        return answer(request, _of_http(error))
+        return answer(request, _of_http(request, error))
 
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
         errors = field_errors(error.errors(), skip=1)

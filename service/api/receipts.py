@@ -18,7 +18,7 @@ _MAX_BYTES = 64 * 1024
 
 @router.get(
     "/v1/receipts/{account}/{token}",
-    operation_id="receive_by_get",
+    operation_id="receiveByGet",
     summary="Take a receipt of a provider that reports by GET",
     status_code=204,
     response_model=None,

@@ -37,7 +37,12 @@ Admin = Annotated[Principal, Depends(allowed("admin"))]
 MAX_ROWS: Final = 10_000
 _CSV_BODY: Final = {
     "required": True,
-    "content": {"text/csv": {"schema": {"type": "string"}, "example": "number\n+15555550300\n+447700900123\n"}},
+    "content": {
+        "text/csv": {
+            "schema": {"type": "string", "format": "binary"},
+            "example": "number\n+15555550300\n+447700900123\n",
+        }
+    },
 }
 
 

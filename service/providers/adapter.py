@@ -14,7 +14,7 @@ from typing import Protocol
 import httpx
 
 from service.domain.message import Traffic
-from service.domain.outcome import Outcome
+from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.receipt import Receipt
 
 
@@ -73,6 +73,21 @@ class Callback:
     url: str
 
 
+Doubt = Refused | Throttled | Unavailable | Unknown
+"""Why an answer does not prove that the credentials work."""
+
+
+def doubt(outcome: Outcome) -> Doubt:
+    """The same as a doubt. A send without a recipient is never really accepted, and has no message to reject."""
+    match outcome:
+        case Accepted():
+            return Unknown("unreadable_reply")
+        case Rejected(code=code):
+            return Refused("unrecognised", code)
+        case _:
+            return outcome
+
+
 class Adapter(Protocol):
     """What each file in this folder implements."""
 
@@ -84,6 +99,17 @@ class Adapter(Protocol):
 
     def send_outcome(self, response: httpx.Response) -> Outcome:
         """What the answer to `send_request` means. Never raises; what is not understood is `Unknown`."""
+        ...
+
+    def credentials_request(self) -> httpx.Request:
+        """A send that lacks its recipient, so that it costs nothing and nobody can accept it.
+
+        It needs the very permission that sending needs; other requests often need another.
+        """
+        ...
+
+    def credentials_verdict(self, response: httpx.Response) -> Doubt | None:
+        """None when the answer to that proves that the credentials work; otherwise why it does not. Never raises."""
         ...
 
     def receipts(self, callback: Callback, now_s: float) -> list[Receipt]:

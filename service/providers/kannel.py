@@ -18,7 +18,7 @@ from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttl
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.domain.segments import measure
 from service.errors import ConfigurationError, UnreadableReceipt
-from service.providers.adapter import Account, Callback, Capabilities, Submission
+from service.providers.adapter import Account, Callback, Capabilities, Doubt, Submission, doubt
 
 # How the body of a 2xx begins. The last is said when `immediate-sendsms-reply` is set.
 ACCEPTED: Final = ("0: Accepted for delivery", "3: Queued for later delivery", "Sent.")
@@ -130,6 +130,20 @@ class Kannel:
         if response.is_redirect:
             return Refused("configuration", account=True)
         return Unknown(f"http_{status}")
+
+    def credentials_request(self) -> httpx.Request:
+        """`POST sendsms` without a receiver. Kannel looks at the password first."""
+        headers = {
+            "Content-Type": "text/plain; charset=UTF-8",
+            "X-Kannel-Username": self._username,
+            "X-Kannel-Password": self._password,
+        }
+        return httpx.Request("POST", self._url, headers=headers)
+
+    def credentials_verdict(self, response: httpx.Response) -> Doubt | None:
+        """The refusal that misses the receiver."""
+        outcome = self.send_outcome(response)
+        return None if outcome == Rejected("invalid_number") else doubt(outcome)
 
     def receipts(self, callback: Callback, now_s: float) -> list[Receipt]:  # noqa: ARG002 - nothing is signed
         """One receipt a callback, which is a GET: all is in the query. The token in its path is the only proof.

@@ -20,7 +20,7 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.errors import ConfigurationError, ForgedReceipt, UnreadableReceipt
-from service.providers.adapter import Account, Callback, Capabilities, Submission
+from service.providers.adapter import Account, Callback, Capabilities, Doubt, Submission, doubt
 
 # What a problem's `code` means, with any 4xx and as the error of one bulk recipient.
 CODES: Final[Mapping[str, Outcome]] = {
@@ -56,6 +56,9 @@ STATUSES: Final[Mapping[int, Outcome]] = {
     413: Refused("configuration", account=True),
     415: Refused("configuration", account=True),
 }
+
+# How a body that lacks something is refused.
+INVALID: Final = frozenset({400, 422})
 
 # The only codes of a 503 that prove that nothing was stored.
 NOTHING_STORED: Final = frozenset({"overloaded"})
@@ -120,6 +123,18 @@ class SmsRoute:
         if not isinstance(results, list) or [_recipient(item) for item in results] != [s.to for s in submissions]:
             return [Unknown("unreadable_reply")] * len(submissions)
         return [_bulk_result(item) for item in results]
+
+    def credentials_request(self) -> httpx.Request:
+        """`POST /v1/send` of an empty object."""
+        return httpx.Request("POST", f"{self._url}/v1/send", headers=self._headers, content=b"{}")
+
+    def credentials_verdict(self, response: httpx.Response) -> Doubt | None:
+        """A 400 or 422 with a code: the key is asked for before the body is looked at."""
+        match self.send_outcome(response):
+            case Rejected(code=str()) | Refused(code=str(), account=False) if response.status_code in INVALID:
+                return None
+            case outcome:
+                return doubt(outcome)
 
     def receipts(self, callback: Callback, now_s: float) -> list[Receipt]:
         """One receipt a callback, signed as Standard Webhooks when the account has a secret."""

@@ -21,7 +21,7 @@ import orjson
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unknown
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.errors import ConfigurationError, ForgedReceipt, UnreadableReceipt
-from service.providers.adapter import Account, Callback, Capabilities, Submission
+from service.providers.adapter import Account, Callback, Capabilities, Doubt, Submission, doubt
 
 # What an error code means when a send is answered with it. Receipts carry the same codes: of those only the GSM MAP
 # error is taken.
@@ -108,6 +108,9 @@ STATUSES: Final[Mapping[int, Outcome]] = {
     415: Refused("configuration", account=True),
 }
 
+# How a form that lacks something is refused.
+INVALID: Final = 400
+
 # The states in which a message can be born dead: no callback will come for what the answer has said already.
 BORN_DEAD: Final = frozenset({"failed", "undelivered", "canceled"})
 
@@ -183,6 +186,18 @@ class Twilio:
             return _by_code(_code(reply.get("error_code")), Refused("unrecognised"))
         sid = reply.get("sid")
         return Accepted(sid) if isinstance(sid, str) and _ID.fullmatch(sid) else Unknown("unreadable_reply")
+
+    def credentials_request(self) -> httpx.Request:
+        """`POST Messages.json` to nobody. Not `GET` of the account: Standard and Restricted keys may not."""
+        return httpx.Request("POST", self._url, headers=self._headers, data={"To": ""})
+
+    def credentials_verdict(self, response: httpx.Response) -> Doubt | None:
+        """A 400 with a code. Which code it is may change, like all of them."""
+        match self.send_outcome(response):
+            case Rejected(code=str()) | Refused(code=str(), account=False) if response.status_code == INVALID:
+                return None
+            case outcome:
+                return doubt(outcome)
 
     def receipts(self, callback: Callback, now_s: float) -> list[Receipt]:  # noqa: ARG002 - nothing in it tells its age
         """One receipt a callback. Its only time has no time zone, so none is taken from it.

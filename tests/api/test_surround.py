@@ -114,10 +114,20 @@ async def test_an_unusual_method_makes_no_label_of_its_own(api: GatewayClient) -
     assert "TRACE" not in scraped
 
 
-async def test_the_wrong_method_says_which_are_right(api: GatewayClient) -> None:
-    response = await api.http.get("/v1/send")
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/send", "POST"),
+        ("/v1/suppressions", "GET, POST"),
+        ("/v1/webhooks/whe_1", "DELETE, GET, PATCH"),
+        ("/v1/suppressions/import", "POST"),
+        ("/v1/suppressions/+15555550100", "DELETE"),
+    ],
+)
+async def test_the_wrong_method_says_which_are_right(api: GatewayClient, path: str, methods: str) -> None:
+    response = await api.http.put(path)
     assert problem(response, 405).code == "method_not_allowed"
-    assert response.headers["allow"] == "POST"
+    assert response.headers["allow"] == methods
 
 
 async def test_a_path_with_a_slash_too_many_is_a_404(api: GatewayClient) -> None:

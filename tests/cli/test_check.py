@@ -108,3 +108,36 @@ def test_without_an_argument_the_configured_file_is_checked(tmp_path: Path) -> N
 
     assert result.exit_code == 1
     assert f"{missing} cannot be read" in result.stderr
+
+
+def test_json_says_the_same(tmp_path: Path) -> None:
+    settings = {"SMS_GATEWAY_SECRET_KEY": "k" * 32, "SMS_GATEWAY_PUBLIC_URL": "https://sms.example/"}
+    path = tmp_path / "gateway.yaml"
+    path.write_text(GOOD)
+    result = CliRunner().invoke(app, ["check", "--json", str(path)], env={"ONE_KEY": "key", **settings})
+
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert (found["file"], found["usable"]) == (str(path), True)
+    assert [warning.partition(":")[0] for warning in found["warnings"]] == ["line 6", "line 3"]
+    assert found["callback_urls"]["one"].startswith("https://sms.example/v1/receipts/one/")
+    assert "connect" not in found
+
+
+def test_json_says_what_is_wrong_where(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(GOOD.replace("traffic: marketing", "traffic: spam"))
+    result = CliRunner().invoke(app, ["check", "--json", str(path)], env={"ONE_KEY": "key"})
+
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["usable"] is False
+    assert [(one["line"], one["where"]) for one in found["complaints"]] == [(6, "senders.News.traffic")]
+
+
+def test_json_says_that_there_is_no_file(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["check", "--json", str(tmp_path / "missing.yaml")])
+
+    assert result.exit_code == 1
+    assert "cannot be read" in json.loads(result.stdout)["detail"]
+    assert json.loads(result.stdout)["complaints"] == []

@@ -26,8 +26,10 @@ SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
 
 CONFIG = """
 providers:
-  primary: {{adapter: smsroute, base_url: "{primary}", api_key: key, webhook_secret: "{secret}", timeout_s: 1, cost: 0.05}}
-  fallback: {{adapter: smsroute, base_url: "{fallback}", api_key: key, webhook_secret: "{secret}", timeout_s: 1, cost: 0.05}}
+  primary:
+    {{adapter: smsroute, base_url: "{primary}", api_key: key, webhook_secret: "{secret}", timeout_s: 1, cost: 0.05}}
+  fallback:
+    {{adapter: smsroute, base_url: "{fallback}", api_key: key, webhook_secret: "{secret}", timeout_s: 1, cost: 0.05}}
 senders:
   MyAppOTP: {{traffic: otp}}
   MyApp: {{traffic: transactional}}

@@ -29,7 +29,7 @@ from service.pipeline.lookup import Lookup
 from service.pipeline.receive import Receive
 from service.pipeline.screen import Screen
 from service.pipeline.submit import Submit
-from service.providers.adapter import Callback, Capabilities, Submission
+from service.providers.adapter import Callback, Capabilities, Doubt, Submission
 from service.runtime import Hints, ProviderAccount, Runtime
 from service.settings import GatewayConfig, Settings
 from service.storage.queue import MessageQueue, Settlement
@@ -94,6 +94,12 @@ class FakeAdapter:
     def send_outcome(self, response: httpx.Response) -> Outcome:
         outcome: Outcome = response.extensions["outcome"]
         return outcome
+
+    def credentials_request(self) -> httpx.Request:
+        raise NotImplementedError
+
+    def credentials_verdict(self, response: httpx.Response) -> Doubt | None:
+        raise NotImplementedError
 
     def bulk_request(self, *_: object) -> httpx.Request:
         raise NotImplementedError

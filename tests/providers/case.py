@@ -10,7 +10,7 @@ import orjson
 
 from service.domain.outcome import Accepted, Outcome
 from service.domain.receipt import Receipt
-from service.providers.adapter import Account, Callback
+from service.providers.adapter import Account, Callback, Doubt
 
 FIRST = "+447700900100"
 SECOND = "+447700900101"
@@ -67,6 +67,10 @@ class Case:
     codes: Mapping[Code, Outcome]
     code_answer: Callable[[Code], httpx.Response]
     unknown_code: Code
+    read_nobody: Callable[[httpx.Request], str]
+    """Reads a send that asks whether the credentials work: it holds no recipient, and this credential."""
+    credentials: Mapping[str, tuple[httpx.Response, Doubt | None]]
+    """Answers to that. None: the credentials work."""
     without_id: Mapping[str, httpx.Response]
     """2xx answers that hold no usable message id, or no other proof that the message was accepted."""
     callback: Callable[[Account, bytes, float], Callback]

@@ -89,16 +89,16 @@ def test_an_account_without_a_secret_takes_callbacks_unsigned(name: str, key: st
 def test_no_secret_shows_in_a_repr_or_an_error(name: str) -> None:
     case, adapter = CASES[name], adapter_of(name)
     shown = [repr(case.account), repr(adapter), str(adapter)]
-    request = adapter.send_request(SUBMISSION)
-    headers = [pair for pair in request.headers.multi_items() if pair[0] not in case.credential_headers]
-    shown += [repr(request), repr(httpx.Headers(headers)), str(request.url)]
+    for request in (adapter.send_request(SUBMISSION), adapter.credentials_request()):
+        headers = [pair for pair in request.headers.multi_items() if pair[0] not in case.credential_headers]
+        shown += [repr(request), repr(httpx.Headers(headers)), str(request.url)]
     callbacks = [forge(genuine(case)) for forge in case.forge.values()]
     callbacks += [case.callback(case.account, body, NOW_S) for body in case.unreadable.values()]
     for callback in callbacks:
         with pytest.raises(ReceiptError) as error:
             adapter.receipts(callback, NOW_S)
         shown.append(repr(error.value))
-    assert len(shown) > 6
+    assert len(shown) > 9
     assert not [text for text in shown for secret in case.secrets if secret in text]
 
 

@@ -37,15 +37,20 @@ def adapter_at(name: str, url: str) -> Adapter:
 
 
 @each_case
-async def test_the_request_arrives_as_the_adapter_made_it(name: str, transport: Transport, provider: Recorder) -> None:
-    request = adapter_at(name, provider.url).send_request(replace(SUBMISSION, sender="Café", text="Привет 👩‍👩‍👧\r\n"))
+async def test_each_request_arrives_as_the_adapter_made_it(name: str, transport: Transport, provider: Recorder) -> None:
+    adapter = adapter_at(name, provider.url)
+    requests = [
+        adapter.send_request(replace(SUBMISSION, sender="Café", text="Привет 👩‍👩‍👧\r\n")),
+        adapter.credentials_request(),
+    ]
     provider.status = 418
-    await transport.send(request, timeout_s=5)
-    (arrived,) = provider.requests
-    assert (arrived.method, arrived.path) == (request.method, request.url.raw_path.decode())
-    assert arrived.body == request.content
-    sent = {name: value for name, value in request.headers.items() if name != "host"}
-    assert {name: arrived.headers.get(name) for name in sent} == sent
+    for request in requests:
+        await transport.send(request, timeout_s=5)
+    for request, arrived in zip(requests, provider.requests, strict=True):
+        assert (arrived.method, arrived.path) == (request.method, request.url.raw_path.decode())
+        assert arrived.body == request.content
+        sent = {name: value for name, value in request.headers.items() if name != "host"}
+        assert {name: arrived.headers.get(name) for name in sent} == sent
 
 
 @each_case

@@ -23,7 +23,7 @@ import pytest
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.http import TargetPolicy, Transport
-from service.providers.adapter import Account, Callback, Submission
+from service.providers.adapter import Account, Callback, Doubt, Submission
 from service.providers.kannel import Kannel
 from tests.listener import Listener, Received
 from tests.providers.contract import SUBMISSION
@@ -184,6 +184,26 @@ async def test_what_kannel_refuses_has_its_outcome(tmp_path: Path) -> None:
         assert await running.send(replace(SUBMISSION, sender=" ")) == Refused("sender_not_registered")
         # No SMSC is there yet: Kannel keeps it.
         assert await running.send(running.submission("later")) == Accepted(None)
+
+
+async def test_kannel_tells_whether_it_takes_the_credentials_and_puts_nothing_on_the_air(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    async with kannel(tmp_path, FAKE, port) as running, fake_smsc(port) as air:
+
+        async def asked(account: Account) -> Doubt | None:
+            adapter = Kannel(account)
+            response = await running.transport.send(adapter.credentials_request(), timeout_s=10)
+            return adapter.credentials_verdict(response)
+
+        account = running.account
+        wrong = Refused("credentials", account=True)
+        assert await asked(account) is None
+        assert await asked(replace(account, api_key="gateway:wrong")) == wrong
+        assert await asked(replace(account, api_key="stranger:password")) == wrong
+        elsewhere = replace(account, base_url=f"{account.base_url}/elsewhere")
+        assert await asked(elsewhere) == Refused("configuration", account=True)
+        assert await running.send(running.submission("the first")) == Accepted(None)
+        assert (await air.readline()).decode().endswith(" text the first\n")
 
 
 SUBMIT_SM, SUBMIT_SM_RESP, DELIVER_SM, BIND_TRANSCEIVER = 0x4, 0x80000004, 0x5, 0x9

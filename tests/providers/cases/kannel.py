@@ -41,6 +41,16 @@ def read(request: httpx.Request) -> OnTheWire:
     )
 
 
+def read_nobody(request: httpx.Request) -> str:
+    assert request.method == "POST"
+    assert request.url == "http://kannel.example:13013/cgi-bin/sendsms"
+    headers = request.headers
+    assert headers["content-type"] == "text/plain; charset=UTF-8"
+    assert "x-kannel-to" not in headers
+    assert request.content == b""
+    return f"{headers['x-kannel-username']}:{headers['x-kannel-password']}"
+
+
 def reply(status: int, text: str) -> httpx.Response:
     return httpx.Response(status, text=text, headers={"Content-Type": "text/html", "Server": "Kannel/1.4.5"})
 
@@ -127,6 +137,18 @@ CASE = Case(
     codes=PINNED,
     code_answer=code_answer,
     unknown_code="Your message is in the wrong mood, rejected",
+    read_nobody=read_nobody,
+    credentials={
+        "no receiver": (reply(400, "Missing receiver(s) number(s), rejected"), None),
+        "a wrong password": (reply(403, "Authorization failed for sendsms"), Refused("credentials", account=True)),
+        "400 that speaks of something else": (reply(400, "Validity field misformed"), Refused("unrecognised")),
+        "black-listed": (
+            reply(400, "Number(s) has/have been denied by white- and/or black-lists."),
+            Refused("unrecognised"),
+        ),
+        "not the address of sendsms": (reply(404, "Unknown request."), Refused("configuration", account=True)),
+        "it cannot now": (reply(503, TEMPORAL_FAILURE), Unavailable("temporal_failure")),
+    },
     without_id={
         "nothing": httpx.Response(202),
         "no content": httpx.Response(204),

@@ -47,6 +47,14 @@ def read(request: httpx.Request) -> OnTheWire:
     )
 
 
+def read_nobody(request: httpx.Request) -> str:
+    assert request.method == "POST"
+    assert request.url == "https://api.smsroute.example/v1/send"
+    assert request.headers["content-type"] == "application/json"
+    assert request.content == b"{}"
+    return request.headers["authorization"].removeprefix("Bearer ")
+
+
 def problem(status: int, code: str | None = None, **headers: str) -> httpx.Response:
     body = {"type": "about:blank", "status": status, "code": code, "detail": "Do this.", "request_id": "r1"}
     names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -251,6 +259,19 @@ CASE = Case(
     codes=PINNED,
     code_answer=code_answer,
     unknown_code="never_seen",
+    read_nobody=read_nobody,
+    credentials={
+        "a body that lacks something": (problem(422, "invalid_request"), None),
+        "the same by another status": (problem(400, "missing_field"), None),
+        "a number that is none": (problem(422, "invalid_number"), None),
+        "a wrong key": (problem(401, "unauthorized"), Refused("credentials", "unauthorized", account=True)),
+        "a key that may not send": (problem(403, "scope_missing"), Refused("forbidden", "scope_missing")),
+        "no money": (problem(422, "insufficient_funds"), Refused("funds", "insufficient_funds", account=True)),
+        "422 without a code": (problem(422), Refused("unrecognised")),
+        "a rejection by another status": (problem(403, "invalid_number"), Refused("unrecognised", "invalid_number")),
+        "too fast": (problem(429, "rate_limited", Retry_After="7"), Throttled(7.0)),
+        "overloaded": (problem(503, "overloaded"), Unavailable("overloaded")),
+    },
     without_id={
         "nothing": httpx.Response(200),
         "no content": httpx.Response(204),

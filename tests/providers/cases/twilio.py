@@ -47,6 +47,14 @@ def read(request: httpx.Request) -> OnTheWire:
     )
 
 
+def read_nobody(request: httpx.Request) -> str:
+    assert request.method == "POST"
+    assert request.url == f"https://api.twilio.example/2010-04-01/Accounts/{ACCOUNT_SID}/Messages.json"
+    assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert request.content == b"To="
+    return base64.b64decode(request.headers["authorization"].removeprefix("Basic ")).decode()
+
+
 def problem(status: int, code: object = None, **headers: str) -> httpx.Response:
     body = {"code": code, "message": "It is so.", "more_info": f"https://www.twilio.com/docs/errors/{code}"}
     names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -243,6 +251,20 @@ CASE = Case(
     codes=PINNED,
     code_answer=code_answer,
     unknown_code="99999",
+    read_nobody=read_nobody,
+    credentials={
+        "no recipient": (problem(400, 21604), None),
+        "a number that is none": (problem(400, 21211), None),
+        "no sender": (problem(400, 21603), None),
+        "a wrong token": (problem(401, 20003), Refused("credentials", "20003", account=True)),
+        "a wrong token, said by 400": (problem(400, 20003), Refused("credentials", "20003", account=True)),
+        "another account": (problem(404, 20404), Refused("configuration", "20404", account=True)),
+        "400 without a code": (problem(400), Refused("unrecognised")),
+        "a rejection by another status": (problem(403, 21211), Refused("unrecognised", "21211")),
+        "dead on arrival": (message(status="failed", error_code=21610), Refused("unrecognised", "21610")),
+        "too fast": (problem(429, 20429), Throttled(None)),
+        "too fast, said by 400": (problem(400, 20429), Throttled()),
+    },
     without_id={
         "nothing": httpx.Response(201),
         "no content": httpx.Response(204),
