@@ -35,12 +35,12 @@ _SUMMARY: Final[dict[str, Any]] = {
 class MessageQuery(Page):
     """Which messages."""
 
-    status: MessageStatus | None = None
+    status: Annotated[MessageStatus | None, Field(description="Where it stands.")] = None
     to: Annotated[str | None, Field(description="Recipient in E.164. Write `+` as `%2B`.")] = None
     sender: Annotated[Text | None, Field(alias="from", description="Sender ID.")] = None
-    traffic: Traffic | None = None
-    batch_id: str | None = None
-    reference: Text | None = None
+    traffic: Annotated[Traffic | None, Field(description="The class of the message.")] = None
+    batch_id: Annotated[str | None, Field(description="The bulk that it came with.")] = None
+    reference: Annotated[Text | None, Field(description="The caller's own id.")] = None
     created_after: Annotated[
         Time | None, Field(description="From this time on. Default: 24 h before `created_before`, or before now.")
     ] = None

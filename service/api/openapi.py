@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from service.api.examples import LINKS, PATH_PARTS, TAGS, Shown, problem
@@ -60,21 +61,28 @@ def document(app: FastAPI) -> dict[str, Any]:
         tags=[{"name": name, "description": description} for name, description in TAGS.items()],
         license_info={"name": "MIT", "identifier": "MIT"},
     )
-    _, schemas = models_json_schema(
-        [
-            *((model, "validation") for model in (SendRequest, BulkRequest, *WEBHOOK_REQUESTS, SuppressionRequest)),
-            (ProblemReply, "serialization"),
-        ],
-        ref_template=_REF,
-    )
     components = made["components"]
     own = {name: schema for name, schema in components["schemas"].items() if name not in _FASTAPI_ERRORS}
-    components["schemas"] = dict(sorted((own | schemas["$defs"]).items()))
+    components["schemas"] = dict(sorted((own | _schemas(app)).items()))
     components["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
     for path, operations in made["paths"].items():
         for operation in operations.values():
             _complete(operation, components["schemas"], secured=not path.startswith(_UNSECURED))
     return made
+
+
+def _schemas(app: FastAPI) -> dict[str, Any]:
+    """Of the bodies, which FastAPI does not see, and of the answers, whose examples lose their nulls to it."""
+    answers = (answer for route in app.routes if isinstance(route, APIRoute) for answer in route.responses.values())
+    replies = {answer["model"]: None for answer in answers if "model" in answer}
+    _, schemas = models_json_schema(
+        [
+            *((model, "validation") for model in (SendRequest, BulkRequest, *WEBHOOK_REQUESTS, SuppressionRequest)),
+            *((model, "serialization") for model in (ProblemReply, *replies)),
+        ],
+        ref_template=_REF,
+    )
+    return dict(schemas["$defs"])
 
 
 def _complete(operation: dict[str, Any], schemas: dict[str, Any], *, secured: bool) -> None:

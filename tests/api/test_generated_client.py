@@ -41,7 +41,7 @@ print(message.message_id, refused.code)
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the generated package and of a program that uses it."""
     folder = tmp_path_factory.mktemp("generated")
-    # The tool knows no CSV, and no file of it is more than bytes to send.
+    # The tool knows no CSV: to it the file is bytes.
     settings = ConfigFile(post_hooks=[], content_type_overrides={"text/csv": "application/octet-stream"})
     target = Config.from_sources(settings, MetaType.NONE, _DOCUMENT, "utf-8", False, folder / "sms_client")
     assert openapi_python_client.generate(config=target) == []
@@ -71,4 +71,4 @@ async def test_a_generated_client_sends_and_reads_back(generated: Path, runtime:
     key = await make_key(runtime, "send", "read")
     printed = (await _run(generated, "caller.py", base_url, key)).split()
     assert printed[0].startswith("msg_")
-    assert printed[1] == "number_bad_characters"
+    assert printed[1] == "number_missing_plus"
