@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -66,3 +67,11 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     port = free_ports()
     with running("dev", folder=folder, SMS_GATEWAY_PORT=port) as command:
         yield Trial(command, folder, port, command.printed_until("Ctrl-C"))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command that is run within the tests may set up logging to a stream that is closed soon after."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:], logging.root.level = handlers, level
