@@ -39,6 +39,7 @@ def bulk(
     rejected: Annotated[
         Path | None, typer.Option(help="Write the numbers that were rejected to this CSV file.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Send one text to many. The same command again sends nothing twice, so it can be repeated when it broke off.
 
@@ -61,7 +62,7 @@ def bulk(
             accepted += count
             refusals += refused
             progress.advance(bar, len(group))
-    _summarise(accepted, refusals, rejected)
+    _summarise(accepted, refusals, rejected, as_json=as_json)
     if refusals:
         raise typer.Exit(1)
 
@@ -117,10 +118,14 @@ def _progress() -> Progress:
     return Progress(*columns, console=Console(stderr=True))
 
 
-def _summarise(accepted: int, refusals: _Rejected, file: Path | None) -> None:
-    typer.echo(f"accepted {accepted}, rejected {len(refusals)}")
-    for code, count in Counter(code for _, code, _ in refusals).most_common():
-        typer.echo(f"  {code}: {count}")
+def _summarise(accepted: int, refusals: _Rejected, file: Path | None, *, as_json: bool) -> None:
+    reasons = dict(Counter(code for _, code, _ in refusals).most_common())
+    if as_json:
+        typer.echo(json.dumps({"accepted": accepted, "rejected": len(refusals), "reasons": reasons}))
+    else:
+        typer.echo(f"accepted {accepted}, rejected {len(refusals)}")
+        for code, count in reasons.items():
+            typer.echo(f"  {code}: {count}")
     if file is not None:
         with file.open("w", newline="", encoding="utf-8") as lines:
             csv.writer(lines).writerows([("to", "code", "detail"), *refusals])

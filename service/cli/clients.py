@@ -69,13 +69,14 @@ def set_(
     name: Annotated[str, typer.Argument(help="As `clients list` shows it.", metavar="NAME")],
     limit: Annotated[list[str] | None, typer.Option(help="send=50:25, bulk=1000:10000, hlr=10:5; repeatable")] = None,
     require_idempotency_key: Annotated[bool | None, typer.Option(help="Refuse sends without one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Change what a client may do. Gateways that run take a few seconds to notice."""
     limits = dict(_read_limit(text) for text in limit or [])
     if not asyncio.run(_set(name, require_idempotency_key, limits)):
         typer.echo("There is no client of that name: see `sms-gateway clients list`.", err=True)
         raise typer.Exit(1)
-    typer.echo("Changed.")
+    typer.echo(json.dumps({"changed": name}) if as_json else "Changed.")
 
 
 async def _set(name: str, require_idempotency_key: bool | None, limits: dict[str, Rate]) -> bool:

@@ -111,12 +111,15 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @keys.command()
-def revoke(key_id: Annotated[UUID, typer.Argument(help="As `keys list` shows it.", metavar="KEY_ID")]) -> None:
+def revoke(
+    key_id: Annotated[UUID, typer.Argument(help="As `keys list` shows it.", metavar="KEY_ID")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
     """End a key. Gateways that run take a few seconds to notice."""
     if not asyncio.run(_revoke(key_id)):
         typer.echo("There is no living key of that id: see `sms-gateway keys list`.", err=True)
         raise typer.Exit(1)
-    typer.echo("Revoked.")
+    typer.echo(json.dumps({"revoked": str(key_id)}) if as_json else "Revoked.")
 
 
 async def _revoke(key_id: UUID) -> bool:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from service.cli.caller import DEFAULT_URL, ApiKey, Caller, Url
 from service.domain.message import MessageStatus, Traffic
@@ -32,16 +34,20 @@ def send(
         str | None, typer.Option(help="A second command with the same key and message sends nothing.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the message until it ended.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object: the reply, or the watched message.")
+    ] = False,
 ) -> None:
     """Send one message. Exit code 0: accepted (with --watch: delivered), 1: refused or not delivered, 3: no answer."""
     optional = {"traffic": traffic, "callback_url": callback_url, "reference": reference}
     body = {"to": to, "from": sender, "message": text} | {key: value for key, value in optional.items() if value}
     with Caller(url, api_key) as caller:
         answer, replayed = caller.post("/v1/send", body, idempotency_key or secrets.token_urlsafe(16))
-        typer.echo(json.dumps(answer, indent=2))
+        if not (watch and as_json):
+            typer.echo(json.dumps(answer, indent=2))
         if replayed:
             typer.echo("This was sent before with the same key. Nothing new was sent.", err=True)
-        if watch and not _delivered(caller, answer["message_id"]):
+        if watch and not _delivered(caller, answer["message_id"], as_json=as_json):
             raise typer.Exit(1)
 
 
@@ -51,21 +57,31 @@ def lookup(
     api_key: ApiKey,
     url: Url = DEFAULT_URL,
     max_age: Annotated[int | None, typer.Option(help="Seconds. 0 asks the provider anew.", min=0)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Look a number up (HLR): does it exist, on which network."""
     query = "" if max_age is None else f"?max_age={max_age}"
     with Caller(url, api_key) as caller:
-        typer.echo(json.dumps(caller.get(f"/v1/hlr/{quote(number, safe='')}{query}"), indent=2))
+        found = caller.get(f"/v1/hlr/{quote(number, safe='')}{query}")
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    table = Table(box=None, show_header=False)
+    for name, value in found.items():
+        table.add_row(name, "unknown" if value is None else str(value))
+    Console().print(table)
 
 
-def _delivered(caller: Caller, message_id: str) -> bool:
-    """Prints what becomes of the message until it ended."""
+def _delivered(caller: Caller, message_id: str, *, as_json: bool) -> bool:
+    """Prints what becomes of the message until it ended; as JSON only how it ended."""
     seen: set[str] = set()
     for message in _states(lambda: caller.get(f"/v1/messages/{message_id}")):
         for line in _lines(message):
-            if line not in seen:
+            if not as_json and line not in seen:
                 typer.echo(line)
                 seen.add(line)
+    if as_json:
+        typer.echo(json.dumps(message, indent=2))
     return bool(message["status"] == MessageStatus.DELIVERED)
 
 

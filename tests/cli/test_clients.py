@@ -27,7 +27,8 @@ async def test_a_clients_limits_are_set_and_listed(settings: dict[str, object]) 
         "--require-idempotency-key", **settings,
     )  # fmt: skip
     assert (changed.returncode, changed.stdout) == (0, "Changed.\n")
-    sms_gateway("clients", "set", "billing", "--limit", "send=5:2", **settings)
+    again = sms_gateway("clients", "set", "billing", "--limit", "send=5:2", "--json", **settings)
+    assert json.loads(again.stdout) == {"changed": "billing"}
     (client,) = json.loads(sms_gateway("clients", "list", "--json", **settings).stdout)
     assert client["limits"] == {"send": {"per_s": 5.0, "burst": 2}, "bulk": {"per_s": 1000.0, "burst": 10000}}
     assert client["require_idempotency_key"] is True

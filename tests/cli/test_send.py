@@ -34,6 +34,13 @@ def test_a_message_is_watched_until_it_is_delivered(call: Call) -> None:
     assert history.splitlines()[-1] == "delivered"
 
 
+def test_a_watched_message_is_one_json_object_for_a_script(call: Call) -> None:
+    result = call("send", "+15555550100", "Hello", "--from", "MyApp", "--watch", "--json")
+
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["status"] == "delivered"
+
+
 def test_a_message_that_is_not_delivered_ends_with_1_and_says_why(call: Call) -> None:
     result = call("send", "+15555550200", "Hello", "--from", "MyApp", "--watch")
 
@@ -51,8 +58,11 @@ def test_the_same_idempotency_key_sends_once(call: Call) -> None:
 
 
 def test_a_number_is_looked_up(call: Call) -> None:
-    fresh, known = call("lookup", "+15555550100", "--max-age", "0"), call("lookup", "+15555550100")
+    fresh = call("lookup", "+15555550100", "--max-age", "0", "--json")
+    known = call("lookup", "+15555550100", "--json")
+    table = {line.split()[0]: line.split()[1] for line in call("lookup", "+15555550100").stdout.splitlines()}
 
+    assert (table["status"], table["country"]) == ("active", "US")
     assert json.loads(fresh.stdout)["status"] == "active"
     assert (json.loads(fresh.stdout)["cached"], json.loads(known.stdout)["cached"]) == (False, True)
 
@@ -104,6 +114,8 @@ def test_a_file_of_good_numbers_ends_with_0(call: Call, tmp_path: Path) -> None:
 
     assert result.exit_code == 0
     assert result.stdout == "accepted 2, rejected 0\n"
+    summary = call("bulk", str(file), "--from", "MyAppPromo", "--message", "Sale", "--reference", "spring", "--json")
+    assert json.loads(summary.stdout) == {"accepted": 2, "rejected": 0, "reasons": {}}
 
 
 def test_a_file_of_bad_numbers_only_is_summed_up_too(call: Call, tmp_path: Path) -> None:
