@@ -2,8 +2,8 @@
 
 Both run as one process beside the same load generator (32 connections), in turns, so that the noise of a shared
 machine hits both; the ratio of each turn counts, and the median of them is the result. The gateway's side has
-everything on: API key, E.164, sender, segments, a fresh idempotency key for each request, metrics, the access log
-line (into a file), and a commit to a PostgreSQL with fsync on before the answer.
+everything on: API key, E.164, sender, segments, a limit, a fresh idempotency key for each request, metrics, the access
+log line (into a file), and a commit to a PostgreSQL with fsync on before the answer.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ providers:
   primary: {adapter: smsroute, base_url: "http://127.0.0.1:9", api_key: none}
 senders: {MyApp: {traffic: transactional}}
 routes: [{providers: [primary]}]
+limits: {rates: {send: {per_s: 100000, burst: 100000}}}
 """
 
 
