@@ -56,10 +56,14 @@ async def _accept(request: Request, api: Api, principal: Principal) -> tuple[byt
             raise
         return earlier, True
     batch = _batch(draft, principal)
-    async with api.bulk_slots:
-        answer, replayed = await api.accept.bulk(batch, draft.messages, key)
+    try:
+        async with api.bulk_slots:
+            answer, replayed = await api.accept.bulk(batch, draft.messages, key)
+    except Problem:
+        await api.limits.give_back(principal, Limit.BULK, len(draft.messages))
+        raise
     if replayed:
-        api.limits.give_back(principal, Limit.BULK, len(draft.messages))
+        await api.limits.give_back(principal, Limit.BULK, len(draft.messages))
     return answer, replayed
 
 

@@ -16,6 +16,7 @@ from service.pipeline.lookup import Lookup
 from service.pipeline.receive import Receive
 from service.runtime import Runtime
 
+_TRIALS_AT_ONCE = 8  # so that test events to slow endpoints never take every connection from the webhooks
 _BULKS_AT_ONCE = 4  # so that bulks never take every connection from the OTPs
 
 
@@ -31,6 +32,7 @@ class Api:
     receive: Receive
     limits: Limits
     schema_version: str
+    trial_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_TRIALS_AT_ONCE))
     bulk_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_BULKS_AT_ONCE))
 
 

@@ -62,7 +62,11 @@ async def _accept(request: Request, api: Api, principal: Principal) -> Answer:
         if earlier is None:
             raise
         return earlier
-    answer = await api.accept.send(message, key)
+    try:
+        answer = await api.accept.send(message, key)
+    except Problem:
+        await api.limits.give_back(principal, Limit.SEND)
+        raise
     if answer.replayed:
-        api.limits.give_back(principal, Limit.SEND)
+        await api.limits.give_back(principal, Limit.SEND)
     return answer

@@ -151,7 +151,9 @@ async def rotate(request: Request, endpoint_id: str, caller: Admin) -> Response:
 async def send_test(request: Request, endpoint_id: str, caller: Admin) -> Response:
     """A signed `webhook.test`, sent now and once, also to a disabled endpoint. The answer says what came of it."""
     api = api_of(request)
-    return json_reply(asdict(await try_endpoint(api.runtime, await find_endpoint(api, endpoint_id, caller))))
+    endpoint = await find_endpoint(api, endpoint_id, caller)
+    async with api.trial_slots:
+        return json_reply(asdict(await try_endpoint(api.runtime, endpoint)))
 
 
 async def find_endpoint(api: Api, endpoint_id: str, caller: Principal) -> Endpoint:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
@@ -68,10 +67,11 @@ class Limits:
         if wait_s > 0:
             raise _too_many(limit, rate, wait_s)
 
-    def give_back(self, principal: Principal, limit: Limit, cost: int = 1) -> None:
-        """A replay costs nothing: what was spent on it is for the next request."""
-        if (tokens := self._tokens.get((principal.client_id, limit))) is not None:
-            tokens.spare += cost
+    async def give_back(self, principal: Principal, limit: Limit, cost: int = 1) -> None:
+        """A replay costs nothing: what was spent on it goes back to where every replica finds it."""
+        tokens = self._tokens.get((principal.client_id, limit))
+        if tokens is not None:
+            await self._pacing.give_back(tokens.key, cost / tokens.rate.per_s)
 
 
 def _too_many(limit: Limit, rate: Rate, wait_s: float) -> Problem:
@@ -89,52 +89,41 @@ def _too_many(limit: Limit, rate: Rate, wait_s: float) -> Problem:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Grant:
-    """`wait_s` above 0: nothing was granted."""
-
-    wait_s: float
-
-
 class _Tokens:
-    """What this replica has of one client's limit."""
+    """What this replica has of one client's limit. Single events are taken ahead, a bulk always asks."""
 
     def __init__(self, key: str, rate: Rate, pacing: PacingStore, now: Callable[[], float]) -> None:
+        self.key = key
         self.rate = rate
-        self.spare = 0
-        self._key = key
         self._pacing = pacing
         self._now = now
+        self._interval_s = 1 / rate.per_s
+        self._spare = 0
         self._spare_until_s = 0.0
         self._refused_until_s = 0.0
-        self._asking: Batcher[int, _Grant] = Batcher(self._ask)
+        self._asking: Batcher[None, float] = Batcher(self._ask)
 
     async def take(self, cost: int) -> float:
         """How long to wait; 0: it is granted."""
+        if cost > 1:
+            admission = await self._pacing.admit(self.key, self._interval_s, self.rate.burst, cost, cost)
+            return admission.retry_after_s
         now_s = self._now()
-        if now_s >= self._spare_until_s:
-            self.spare = 0
-        if self.spare >= cost:
-            self.spare -= cost
+        if now_s < self._spare_until_s and self._spare > 0:
+            self._spare -= 1
             return 0.0
-        if now_s < self._refused_until_s and cost == 1:
+        if now_s < self._refused_until_s:
             return self._refused_until_s - now_s
-        return (await self._asking.submit(cost)).wait_s
+        return await self._asking.submit(None)
 
-    async def _ask(self, costs: Sequence[int]) -> list[_Grant]:
-        """One question to the database for all who wait: those who came first are served first."""
-        interval_s = 1 / self.rate.per_s
-        most = min(self.rate.burst, max(sum(costs), round(self.rate.per_s * LEASE_S)))
-        admission = await self._pacing.admit(self._key, interval_s, self.rate.burst, costs[0], most)
-        now_s, left = self._now(), admission.granted
-        answers = []
-        for cost in costs:
-            if cost <= left:
-                left -= cost
-                answers.append(_Grant(0.0))
-            else:
-                answers.append(_Grant(max(admission.retry_after_s, (cost - left) * interval_s)))
-        self.spare, self._spare_until_s = left, now_s + LEASE_S
-        if not admission.granted:
+    async def _ask(self, waiting: Sequence[None]) -> list[float]:
+        """One question to the database for all who wait, and for a tenth of a second ahead."""
+        most = min(self.rate.burst, max(len(waiting), round(self.rate.per_s * LEASE_S)))
+        admission = await self._pacing.admit(self.key, self._interval_s, self.rate.burst, 1, most)
+        now_s, granted = self._now(), admission.granted
+        self._spare, self._spare_until_s = max(0, granted - len(waiting)), now_s + LEASE_S
+        if not granted:
             self._refused_until_s = now_s + admission.retry_after_s
-        return answers
+        # Where some were granted, the next slot is one interval away; else it is as far as the database says.
+        wait_s = self._interval_s if granted else admission.retry_after_s
+        return [0.0] * min(granted, len(waiting)) + [wait_s] * max(0, len(waiting) - granted)

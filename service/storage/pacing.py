@@ -62,6 +62,12 @@ class PacingStore:
             await connection.execute(_STORE, [key], [now + timedelta(seconds=after_s)])
         return Admission(count, 0.0)
 
+    async def give_back(self, key: str, seconds: float) -> None:
+        """Take back what was drawn on a key: `seconds` is the number of events times their interval."""
+        await self._database.execute(
+            "UPDATE pacing SET tat = tat - make_interval(secs => $2) WHERE key = $1", key, seconds
+        )
+
 
 async def _lock(connection: Connection, keys: list[str]) -> tuple[datetime, dict[str, float]]:
     """The database's time, and each key's TAT counted from it; locked until the transaction ends."""

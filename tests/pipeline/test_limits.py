@@ -140,13 +140,35 @@ async def test_a_refusal_is_remembered_for_as_long_as_it_holds(runtime: Runtime)
     assert await granted(limits, caller, 1) == 1
 
 
-async def test_what_a_replay_spent_is_given_back(runtime: Runtime) -> None:
-    clock, caller = Clock(), a_caller(send=Rate(1, 1))
-    limits = Limits(runtime, clock)
+async def test_what_a_replay_spent_is_given_back_for_every_replica_and_not_only_at_once(runtime: Runtime) -> None:
+    clock, caller = Clock(), a_caller(send=Rate(0.001, 1), bulk=Rate(0.001, 100))
+    limits, other = Limits(runtime, clock), Limits(runtime, clock)
     await limits.take(caller, Limit.SEND)
-    limits.give_back(caller, Limit.SEND)
-    await limits.take(caller, Limit.SEND)
-    limits.give_back(a_caller(), Limit.SEND)  # of one that never asked: nothing to give back
+    await limits.give_back(caller, Limit.SEND)
+    clock.now_s += 10 * LEASE_S
+    await other.take(caller, Limit.SEND)
+    await limits.take(caller, Limit.BULK, 100)
+    await limits.give_back(caller, Limit.BULK, 100)
+    clock.now_s += 10 * LEASE_S
+    await other.take(caller, Limit.BULK, 100)
+    await limits.give_back(a_caller(), Limit.SEND)  # of one that never asked: nothing to give back
+
+
+async def test_a_refused_bulk_takes_nothing_from_the_others_and_says_the_true_wait(runtime: Runtime) -> None:
+    caller, limits = a_caller(bulk=Rate(1, 100)), Limits(runtime, Clock())
+    await limits.take(caller, Limit.BULK, 60)
+
+    async def outcome(cost: int) -> str | None:
+        try:
+            await limits.take(caller, Limit.BULK, cost)
+        except Problem as problem:
+            return problem.headers["Retry-After"]
+        return None
+
+    waits = await asyncio.gather(outcome(50), outcome(1), outcome(90), outcome(10))
+    assert [wait is None for wait in waits] == [False, True, False, True]
+    assert int(waits[0] or 0) in range(9, 22)
+    assert await outcome(25) is None
 
 
 async def _tat(runtime: Runtime, caller: Principal) -> datetime:

@@ -201,6 +201,7 @@ CREATE TABLE suppressions (
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE NULLS NOT DISTINCT (number, client_id)
 );
+CREATE INDEX suppressions_of_client ON suppressions (client_id, number);
 
 -- GCRA: the time at which the next slot is free. Losing it in a crash costs one burst, so it is not written to WAL.
 CREATE UNLOGGED TABLE pacing (
