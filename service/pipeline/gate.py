@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import UUID
 
 from service.domain.health import Breaker, BreakerState
 from service.domain.message import Traffic
+from service.pipeline.pace import PATIENCE_S, Busy, Pace
 from service.runtime import ProviderAccount, Runtime
-from service.storage.batch import Batcher
-from service.storage.pacing import PacingStore, Slot
 
-PATIENCE_S = 1.0
-"""How long a message waits here for its turn. One that must wait longer is put back into the queue."""
-
-_RESERVE_AHEAD_S = 0.1
 _STATE_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
-
-
-class Busy(Exception):
-    """No call now; try again in `retry_in_s`. `down`: the provider does not work, rather than being busy."""
-
-    def __init__(self, retry_in_s: float, *, down: bool = False) -> None:
-        super().__init__(retry_in_s)
-        self.retry_in_s = retry_in_s
-        self.down = down
 
 
 class Gate:
@@ -98,41 +84,3 @@ class Gate:
     def pause(self, seconds: float) -> None:
         """The provider asked not to be called for a while."""
         self._paused_until_s = max(self._paused_until_s, self._now() + seconds)
-
-
-class Pace:
-    """Turns at a provider's rate. Those who wait together reserve together."""
-
-    def __init__(self, store: PacingStore, intervals_s: dict[str, float]) -> None:
-        self._store = store
-        self._intervals_s = intervals_s
-        self._interval_s = max(intervals_s.values())
-        self._horizon_s = max(self._interval_s, _RESERVE_AHEAD_S)
-        self._reserve: Batcher[None, Slot] = Batcher(self._reserve_together)
-        self._last_put_back_s: dict[UUID, float] = {}
-
-    async def wait(self, client_id: UUID) -> None:
-        """Sleep until this message's slot.
-
-        Raises:
-            Busy: the slot is more than `PATIENCE_S` away. Each message is told a later time than the client's one
-                before, so that a campaign lines up behind itself and behind nobody else.
-        """
-        give_up_s = time.monotonic() + PATIENCE_S
-        while True:
-            slot = await self._reserve.submit(None)
-            if slot.reserved:
-                await asyncio.sleep(slot.in_s)
-                return
-            if time.monotonic() + slot.in_s > give_up_s:
-                raise Busy(self._spread(slot.in_s, client_id))
-            await asyncio.sleep(slot.in_s - self._horizon_s)
-
-    def _spread(self, slot_s: float, client_id: UUID) -> float:
-        now_s = time.monotonic()
-        at_s = max(self._last_put_back_s.get(client_id, 0.0) + self._interval_s, now_s + slot_s)
-        self._last_put_back_s[client_id] = at_s
-        return at_s - now_s
-
-    async def _reserve_together(self, waiting: Sequence[None]) -> list[Slot]:
-        return await self._store.reserve(self._intervals_s, len(waiting), self._horizon_s)

@@ -14,8 +14,8 @@ from uuid import UUID
 
 from service.domain.message import Traffic
 from service.errors import StoreError
-from service.pipeline.gate import PATIENCE_S
 from service.pipeline.lease import Lease
+from service.pipeline.pace import PATIENCE_S
 from service.runtime import Runtime
 from service.settings import GatewayConfig
 from service.storage.queue import Claimed

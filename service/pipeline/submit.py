@@ -22,7 +22,8 @@ from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.routing import Route
 from service.errors import LeaseLost, MaybeSent, NotSent, TargetRefused
-from service.pipeline.gate import Busy, Gate
+from service.pipeline.gate import Gate
+from service.pipeline.pace import Busy
 from service.providers.adapter import Submission
 from service.runtime import Runtime
 from service.storage.queue import Begin, Claimed, Move, Settlement, Tried

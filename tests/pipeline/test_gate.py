@@ -13,7 +13,8 @@ import pytest
 from service.domain.ids import new_id
 from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
-from service.pipeline.gate import Busy, Gate, Pace
+from service.pipeline.gate import Gate
+from service.pipeline.pace import Busy, Pace
 from service.storage.pacing import Slot
 from tests.pipeline.conftest import MakeWorld
 from tests.pipeline.world import World, provider
