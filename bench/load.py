@@ -10,20 +10,25 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass
-from itertools import count
+from itertools import count, repeat
 from typing import cast
 from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`body` and `headers` may hold `{n}`, which becomes a number that no other request has."""
+    """What to send where.
+
+    `body` and `headers` may hold `{n}`, which becomes a number that no other request has, and `body` also `{k}`, one of
+    0000 to 0999 in turn. `rate`: how many a second at most; None: as many as are answered.
+    """
 
     url: str
     headers: dict[str, str]
     body: str
     connections: int
     seconds: float
+    rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,13 @@ class _Connection(asyncio.Protocol):
         if time.perf_counter() >= self._load.ends_s:
             self._transport.close()
             return
+        if (wait_s := self._load.turn_s() - time.perf_counter()) > 0:
+            asyncio.get_running_loop().call_later(wait_s, self._send)
+        else:
+            self._send()
+
+    def _send(self) -> None:
+        assert self._transport is not None  # noqa: S101 - connected
         self._began_s = time.perf_counter()
         self._transport.write(self._load.request())
 
@@ -83,14 +95,19 @@ class _Load:
         self._head = "\r\n".join([*lines, *(f"{name}: {value}" for name, value in plan.headers.items())])
         self._numbers = count(time.time_ns())
         self._open = plan.connections
+        self._turns_s = count(time.perf_counter(), 1 / plan.rate) if plan.rate else repeat(0.0)
         self.ends_s = time.perf_counter() + plan.seconds
         self.latencies_s: list[float] = []
         self.statuses: dict[str, int] = {}
         self.done = asyncio.Event()
 
+    def turn_s(self) -> float:
+        """When the next request is due."""
+        return next(self._turns_s)
+
     def request(self) -> bytes:
         number = str(next(self._numbers))
-        body = self._plan.body.replace("{n}", number)
+        body = self._plan.body.replace("{n}", number).replace("{k}", f"{int(number) % 1000:04d}")
         return f"{self._head.replace('{n}', number)}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
     def answered(self, status: str, latency_s: float) -> None:

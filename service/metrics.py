@@ -8,6 +8,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_LAGS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3600.0)
 
@@ -44,6 +45,7 @@ class Metrics:
         self.submits = counter("submits_total", "Calls to providers, by outcome.", "provider", "outcome")
         self.submit_s = histogram("submit_seconds", "Time of a call to a provider.", _SLOW, "provider")
         self.breaker = gauge("breaker_state", "0 closed, 1 half open, 2 open.", "provider")
+        self.standings = counter("provider_standings_total", "Moves of a provider's standing.", "provider", "condition")
         self.failovers = counter("failovers_total", "Messages that went on to another provider.", "origin", "target")
         self.ended = counter("messages_ended_total", "Messages that ended.", "status", "reason")
         self.receipts = counter("receipts_total", "Receipts from providers.", "provider", "status", "result")
@@ -57,3 +59,4 @@ class Metrics:
         self.webhook_age_s = histogram("webhook_age_seconds", "From the event to its acknowledgement.", _WAITS)
         self.taken_over = counter("messages_taken_over_total", "Messages taken over from dead workers.")
         self.worker_errors = counter("worker_errors_total", "Rounds of a background task that failed.", "task")
+        self.loop_lag_s = histogram("loop_lag_seconds", "How late the event loop was, asked every 10 ms.", _LAGS)

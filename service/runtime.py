@@ -17,9 +17,11 @@ from service.http import TargetPolicy, Transport
 from service.metrics import Metrics
 from service.providers.adapter import Account, Adapter
 from service.settings import GatewayConfig, Provider, Settings
+from service.storage.bell import Bell
 from service.storage.clients import ClientStore
 from service.storage.database import Database
 from service.storage.endpoints import EndpointStore
+from service.storage.health import HealthStore
 from service.storage.listing import MessageListing
 from service.storage.messages import MessageStore
 from service.storage.numbers import NumberStore
@@ -27,6 +29,7 @@ from service.storage.outbox import Outbox
 from service.storage.pacing import PacingStore
 from service.storage.queue import MessageQueue
 from service.storage.receipts import ReceiptStore
+from service.storage.retention import Retention
 from service.storage.suppressions import SuppressionStore
 from service.storage.upkeep import Upkeep
 
@@ -67,7 +70,10 @@ class Runtime:
     numbers: NumberStore
     suppressions: SuppressionStore
     pacing: PacingStore
+    health: HealthStore
+    retention: Retention
     upkeep: Upkeep
+    bell: Bell
     providers: Mapping[str, ProviderAccount]
     hlr_source: HlrSource | None
     provider_http: Transport
@@ -99,7 +105,11 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     )
     receipt_wait = timedelta(hours=config.limits.receipt_wait_hours)
     async with AsyncExitStack() as stack:
-        database = await Database.open(environment.database_url, connections=environment.connections)
+        database = await Database.open(
+            environment.database_url,
+            connections=environment.connections,
+            statement_cache=environment.statement_cache,
+        )
         stack.push_async_callback(database.close)
         provider_http = Transport(TargetPolicy.trusting(), max_connections=512)
         stack.push_async_callback(provider_http.aclose)
@@ -112,22 +122,38 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             hints=Hints(),
             database=database,
             clients=ClientStore(database),
-            messages=MessageStore(database, keep_keys=timedelta(hours=config.limits.idempotency_hours)),
+            messages=MessageStore(
+                database,
+                keep_keys=timedelta(hours=config.limits.idempotency_hours),
+                text_at_once=config.retention.text_at_once,
+            ),
             listing=MessageListing(database),
-            queue=MessageQueue(database, receipt_wait=receipt_wait),
-            receipts=ReceiptStore(database, receipt_wait=receipt_wait),
+            queue=MessageQueue(database, receipt_wait=receipt_wait, text_at_once=config.retention.text_at_once),
+            receipts=ReceiptStore(database, receipt_wait=receipt_wait, text_at_once=config.retention.text_at_once),
+            retention=retention_of(database, config),
             outbox=Outbox(database),
             endpoints=EndpointStore(database),
             numbers=NumberStore(database),
             suppressions=SuppressionStore(database),
             pacing=PacingStore(database),
+            health=HealthStore(database),
             upkeep=Upkeep(database),
+            bell=Bell(database, environment.listen_url or environment.database_url),
             providers=accounts,
             hlr_source=_hlr_source(config),
             provider_http=provider_http,
             webhook_http=webhook_http,
             webhook_policy=policy,
         )
+
+
+def retention_of(database: Database, config: GatewayConfig) -> Retention:
+    """What removes old texts and rows, as `config` says."""
+    return Retention(
+        database,
+        texts={traffic: timedelta(hours=hours) for traffic, hours in config.retention.text_hours},
+        rows=timedelta(days=config.retention.rows_days),
+    )
 
 
 def accounts_of(config: GatewayConfig) -> dict[str, ProviderAccount]:

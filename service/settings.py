@@ -24,7 +24,12 @@ PREFIX = "SMS_GATEWAY_"
 # What Kubernetes injects for a Service named sms-gateway. It also sets SMS_GATEWAY_PORT, to `tcp://...`.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
 _SECRET_KEY_LENGTH = 32
-_NUMBERS = {"port": (int, 1, 65_535), "connections": (int, 1, 1_000), "drain_s": (float, 0, 3_600)}
+_NUMBERS = {
+    "port": (int, 1, 65_535),
+    "connections": (int, 1, 1_000),
+    "statement_cache": (int, 0, 10_000),
+    "drain_s": (float, 0, 3_600),
+}
 """Their type, and what they may be: from, to."""
 _PUBLIC_URL = re.compile(r"https?://([0-9A-Za-z][\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[\w./~%-]*)?", re.ASCII)
 
@@ -47,6 +52,8 @@ class Environment:
     public_url: str | None = None
     """How providers reach this service: callback URLs begin with it. Default: http://host:port."""
     database_url: str | None = field(default=None, repr=False)
+    listen_url: str | None = field(default=None, repr=False)
+    """The same database past any pooler, for LISTEN. Default: `database_url`. Through a pooler `worker` only polls."""
     secret_key: str | None = field(default=None, repr=False)
     """At least 32 random bytes; encrypts webhook secrets and signs callback URLs. Must be the same everywhere."""
     bootstrap_key: str | None = field(default=None, repr=False)
@@ -54,6 +61,8 @@ class Environment:
     log_level: str = "INFO"
     connections: int = 20
     """PostgreSQL connections of this process at most."""
+    statement_cache: int = 100
+    """Prepared statements that each connection keeps. 0 behind PgBouncer in transaction mode."""
     drain_s: float = 25.0
     """How long a stop waits for calls that are on their way. Keep it below Kubernetes' grace period (30 s)."""
 
@@ -148,6 +157,7 @@ Country = Annotated[str, BeforeValidator(_country)]
 Money = Annotated[float, Field(ge=0, le=1_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, le=365 * 24, allow_inf_nan=False)]
+NoHours = Annotated[float, Field(ge=0, le=365 * 24, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
@@ -173,6 +183,8 @@ class Sender(_Section):
     """A sender ID and the class of traffic that it is registered for."""
 
     traffic: Traffic
+    mps: float | None = Field(default=None, ge=0.001, le=100_000, allow_inf_nan=False)
+    """Messages a second that carriers allow under this sender at each provider (long codes: about 1). Absent: any."""
 
 
 class Route(_Section):
@@ -251,10 +263,43 @@ class Deliver(_Section):
     }
     poll_s: float = Field(default=0.2, ge=0.001, le=60, allow_inf_nan=False)
     """How often an idle lane looks for work."""
-    lease_s: float = Field(default=15.0, ge=3, le=3_600, allow_inf_nan=False)
-    """After this time a dead worker's messages are taken over. A call to a provider ends a second before it."""
+    lease_s: float = Field(default=13.0, ge=3, le=3_600, allow_inf_nan=False)
+    """After this time, and two seconds at most to notice, a dead worker's messages are taken over. A call to a provider
+    ends a second before it."""
     otp_repeat_s: float = Field(default=1.0, gt=0, le=2, allow_inf_nan=False)
     """How long after an unknown submission an OTP is repeated, once."""
+
+
+class Health(_Section):
+    """When a provider stands back behind the next one of its route, and how it comes back."""
+
+    min_samples: int = Field(default=40, ge=10, le=10_000)
+    """How many of the newest calls (or receipts) decide, in each country and class of traffic."""
+    hold_s: Seconds = 10.0
+    """How long it stands back at least; twice as long at each relapse, up to 5 minutes."""
+    ramp_s: Seconds = 60.0
+    """How long its share takes from a tenth to all, once probes have shown that it works."""
+
+
+class TextHours(_Section):
+    """How long a text stays after its message's end. 0: it goes in the very statement that ends the message."""
+
+    otp: NoHours = 0.0
+    transactional: NoHours = 168.0
+    marketing: NoHours = 168.0
+
+
+class Retention(_Section):
+    """How long messages are kept once they have ended."""
+
+    text_hours: TextHours = TextHours()
+    rows_days: int = Field(default=90, ge=1, le=3_650)
+    """How long messages, attempts, receipts, batches and webhooks stay; they go by whole months (UTC) of creation."""
+
+    @property
+    def text_at_once(self) -> tuple[str, ...]:
+        """The traffic whose texts go at once."""
+        return tuple(traffic for traffic, hours in self.text_hours if hours == 0)
 
 
 class GatewayConfig(_Section):
@@ -267,9 +312,13 @@ class GatewayConfig(_Section):
     webhooks: Webhooks = Webhooks()
     limits: Limits = Limits()
     deliver: Deliver = Deliver()
+    health: Health = Health()
+    retention: Retention = Retention()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> GatewayConfig:
+        if self.limits.idempotency_hours >= self.retention.rows_days * 24:
+            raise _contradiction(("retention", "rows_days"), "must be longer than limits.idempotency_hours")
         for number, route in enumerate(self.routes):
             for place, provider in enumerate(route.providers):
                 if provider not in self.providers:

@@ -13,7 +13,8 @@ from service.storage.messages import NewMessage
 
 TABLES = (
     "messages", "attempts", "receipts", "orphan_receipts", "idempotency_keys", "batches", "webhook_deliveries",
-    "webhook_targets", "webhook_endpoints", "hlr_results", "suppressions", "pacing", "workers", "api_keys", "clients",
+    "webhook_targets", "webhook_endpoints", "hlr_results", "suppressions", "pacing", "health_samples",
+    "health_standings", "workers", "text_purges", "api_keys", "clients",
 )  # fmt: skip
 LEASE = timedelta(minutes=10)
 
@@ -59,10 +60,9 @@ async def row(database: Database, message_id: UUID) -> dict[str, Any]:
 
 
 async def attempts(database: Database, message_id: UUID) -> list[dict[str, Any]]:
-    return [
-        dict(found)
-        for found in await database.fetch("SELECT * FROM attempts WHERE message_id = $1 ORDER BY id", message_id)
-    ]
+    """Oldest first."""
+    query = "SELECT * FROM attempts WHERE message_id = $1 ORDER BY started_at"
+    return [dict(found) for found in await database.fetch(query, message_id)]
 
 
 async def webhooks(database: Database, message_id: UUID) -> list[dict[str, Any]]:

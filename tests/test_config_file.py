@@ -122,6 +122,8 @@ def test_a_key_given_twice_is_a_mistake() -> None:
         ),
         ((', api_key: "${KEY}"}', ', api_key: "${KEY}", mps: 1.0e-9}'), 2, "providers.primary.mps", "greater than"),
         (("senders:", "limits:\n  idempotency_hours: 9000\nsenders:"), 4, "limits.idempotency_hours", "less than"),
+        (("senders:", "retention:\n  rows_days: 3\nsenders:"), 4, "retention.rows_days", "must be longer than limits"),
+        (("senders:", "retention:\n  text_hours: {otp: -1}\nsenders:"), 4, "retention.text_hours.otp", "greater than"),
         (("senders:", "hlr:\n  budget_s: 1.0e+300\nsenders:"), 4, "hlr.budget_s", "less than"),
         (("senders:", "deliver:\n  lanes:\n    otp: 1000000\nsenders:"), 5, "deliver.lanes.otp", "less than"),
         (("https://api.example", "api.example"), 2, "providers.primary.base_url", "valid URL"),

@@ -60,6 +60,8 @@ def test_a_file_that_cannot_be_read_is_named() -> None:
         ("SMS_GATEWAY_CONNECTIONS", "0", "from 1 to 1000"),
         ("SMS_GATEWAY_CONNECTIONS", "-1", "from 1 to 1000"),
         ("SMS_GATEWAY_CONNECTIONS", "1" + "0" * 30, "from 1 to 1000"),
+        ("SMS_GATEWAY_STATEMENT_CACHE", "-1", "from 0 to 10000"),
+        ("SMS_GATEWAY_STATEMENT_CACHE", "all", "must be a number"),
         ("SMS_GATEWAY_DRAIN_S", "-0.1", "from 0 to 3600"),
         ("SMS_GATEWAY_DRAIN_S", "inf", "from 0 to 3600"),
         ("SMS_GATEWAY_DRAIN_S", "nan", "from 0 to 3600"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import APIRouter, Depends
@@ -13,18 +14,20 @@ from starlette.responses import Response
 from service.api.access import allowed, authorize
 from service.api.context import Api, api_of
 from service.api.draft import BulkDraft
-from service.api.intake import read_json, read_key
+from service.api.intake import parse_json, read_json_body, read_key
 from service.api.models import BatchReply, BulkReply, BulkRequest
 from service.api.openapi import IDEMPOTENCY_KEY, body_of, refusals
 from service.api.replies import json_reply, utc_text
 from service.domain import ids
 from service.domain.message import MessageStatus
-from service.errors import Problem
+from service.errors import FieldError, Problem
 from service.pipeline.limits import Limit
 from service.storage.clients import Principal
 from service.storage.messages import Batch, NewMessage
 
 router = APIRouter(tags=["Messages"])
+
+_CHUNK: Final = 100
 
 
 @router.post(
@@ -39,13 +42,16 @@ async def send_bulk(request: Request) -> Response:
     """All good recipients are committed together. A bad one is rejected alone; when all are bad the answer is 422."""
     api = api_of(request)
     principal = await authorize(request, api, "send")
-    answer, replayed = await _accept(request, api, principal)
+    with api.bulk_slots.place():
+        raw = await read_json_body(request, api.runtime.config.limits.max_body_bytes)
+        async with api.bulk_slots.turn():
+            answer, replayed = await _accept(request, raw, api, principal)
     headers = {"Idempotency-Replayed": "true"} if replayed else None
     return Response(answer, headers=headers, media_type="application/json")
 
 
-async def _accept(request: Request, api: Api, principal: Principal) -> tuple[bytes, bool]:
-    body = await read_json(request, BulkRequest, api.runtime.config.limits.max_body_bytes)
+async def _accept(request: Request, raw: bytes, api: Api, principal: Principal) -> tuple[bytes, bool]:
+    body = await parse_json(raw, BulkRequest)
     key = read_key(request, api, principal, "bulk", body.plain)
     try:
         draft = await api.drafter.bulk(body.fields, principal, datetime.now(UTC))
@@ -55,10 +61,9 @@ async def _accept(request: Request, api: Api, principal: Principal) -> tuple[byt
         if earlier is None:
             raise
         return earlier, True
-    batch = _batch(draft, principal)
+    batch = await _batch(draft, principal)
     try:
-        async with api.bulk_slots:
-            answer, replayed = await api.accept.bulk(batch, draft.messages, key)
+        answer, replayed = await api.accept.bulk(batch, draft.messages, key)
     except Problem:
         await api.limits.give_back(principal, Limit.BULK, len(draft.messages))
         raise
@@ -67,19 +72,19 @@ async def _accept(request: Request, api: Api, principal: Principal) -> tuple[byt
     return answer, replayed
 
 
-def _batch(draft: BulkDraft, principal: Principal) -> Batch:
+async def _batch(draft: BulkDraft, principal: Principal) -> Batch:
     batch_id = ids.new_id()
     rejected = len(draft.results) - len(draft.messages)
-    answer = {
-        "batch_id": ids.show("bat", batch_id),
-        "accepted": len(draft.messages),
-        "rejected": rejected,
-        "results": [_result(result) for result in draft.results],
-    }
-    return Batch(batch_id, principal.client_id, rejected, orjson.dumps(answer))
+    head = {"batch_id": ids.show("bat", batch_id), "accepted": len(draft.messages), "rejected": rejected}
+    results = []
+    for start in range(0, len(draft.results), _CHUNK):  # in pieces, so that other requests go on meanwhile
+        results.append(orjson.dumps([_result(result) for result in draft.results[start : start + _CHUNK]])[1:-1])
+        await asyncio.sleep(0)
+    answer = orjson.dumps(head)[:-1] + b',"results":[' + b",".join(results) + b"]}"
+    return Batch(batch_id, principal.client_id, rejected, answer)
 
 
-def _result(result: Any) -> dict[str, Any]:
+def _result(result: NewMessage | tuple[str | None, FieldError]) -> dict[str, Any]:
     if isinstance(result, NewMessage):
         return {"to": result.to, "message_id": ids.show("msg", result.id)}
     to, error = result

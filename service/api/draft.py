@@ -25,7 +25,7 @@ MAX_AHEAD: Final = timedelta(days=35)
 
 # No segment holds more: a text longer than that many for each segment need not be measured.
 _MAX_CHARACTERS: Final = 160
-_CHUNK: Final = 500
+_CHUNK: Final = 50
 
 _NUMBER_RULES: Final = {
     msisdn.MISSING_PLUS: "Write the number in E.164, beginning with `+` and the country code.",

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 TAGS: Final = {
     "Messages": "Sending a message to one or to many, and where each of them stands.",
+    "Routes": "How the providers of each route stand.",
     "Numbers": "What the home location register (HLR) says of a number.",
     "Suppressions": "Numbers that a client does not send to, whichever the provider.",
     "Webhooks": "Where receipts go, what went there, and sending it again. They are signed as Standard Webhooks.",

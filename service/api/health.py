@@ -48,11 +48,15 @@ async def readyz(request: Request) -> Response:
         async with asyncio.timeout(_ANSWER_WITHIN_S):
             version = await api.runtime.database.schema_version()
     except (StoreError, TimeoutError):
-        raise Problem(503, "database_unavailable", "PostgreSQL does not answer within a second.") from None
+        raise _not_ready("database_unavailable", "PostgreSQL does not answer within a second.") from None
     # Schema changes are additive, so that a replica serves on while a newer one has migrated already.
     if version is None or version < api.schema_version:
-        raise Problem(503, "schema_outdated", "Run `sms-gateway migrate`.")
+        raise _not_ready("schema_outdated", "Run `sms-gateway migrate`.")
     return json_reply(_OK)
+
+
+def _not_ready(code: str, detail: str) -> Problem:
+    return Problem(503, code, detail, headers={"Retry-After": "1"})
 
 
 @router.get(

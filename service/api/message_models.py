@@ -131,7 +131,7 @@ class MessageReply(MessageSummary):
 
 
 class RankedProvider(Reply):
-    """A provider of the route, as `gateway.yaml` has it. `mps` null: no pacing."""
+    """A provider of the route, in the order in which it is asked now. `mps` null: no pacing."""
 
     provider: str
     why: str

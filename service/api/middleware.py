@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import secrets
 import time
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import logs
 from service.api.headers import header
 from service.api.problems import answer
+from service.api.slots import overloaded
 from service.errors import Problem
 from service.metrics import Metrics
 
@@ -26,6 +28,19 @@ log = logging.getLogger("service.access")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 _NO_ROUTE: Final = "(none)"
+MOST_SENDS: Final = 1000
+MOST_RECEIPTS: Final = 500
+MOST_OTHERS: Final = 500
+
+
+class _Door:
+    """How many requests of a kind are being answered, and how many may be."""
+
+    __slots__ = ("inside", "most")
+
+    def __init__(self, most: float) -> None:
+        self.inside = 0
+        self.most = most
 
 
 class Surround:
@@ -33,6 +48,9 @@ class Surround:
 
     `express` are the routes whose path is all fixed and which answer their own errors, by method and path: they are
     called at once, past the router and the middlewares within, which cost a send a tenth of its time.
+
+    When as many requests of a kind are inside as the process can bear, the next hears 503 before its body is read.
+    Health and metrics always get in.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, express: Mapping[tuple[str, str], BaseRoute]) -> None:
@@ -42,6 +60,9 @@ class Surround:
         # `labels()` costs more than the counting itself.
         self._requests: dict[tuple[str, str, int], Counter] = {}
         self._seconds: dict[str, Histogram] = {}
+        # One each, so that slow look-ups shut out no OTP and a rush of sends no receipt.
+        self._sends, self._receipts, self._others = _Door(MOST_SENDS), _Door(MOST_RECEIPTS), _Door(MOST_OTHERS)
+        self._operations = _Door(math.inf)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -62,9 +83,13 @@ class Surround:
                 message["headers"] = [*message.get("headers", ()), echo]
             await send(message)
 
+        door = self._door(scope["path"])
+        door.inside += 1
         try:
             route = self._express.get((scope["method"], scope["path"]))
-            if route is None:
+            if door.inside > door.most:
+                await answer(Request(scope), overloaded())(scope, receive, send_with_id)
+            elif route is None:
                 await self._app(scope, receive, send_with_id)
             else:
                 scope["route"] = route
@@ -74,7 +99,15 @@ class Surround:
             if status == 0:
                 await _apologize(scope, receive, send_with_id)
         finally:
+            door.inside -= 1
             self._record(scope, status, time.perf_counter() - began_s)
+
+    def _door(self, path: str) -> _Door:
+        if path == "/v1/send":
+            return self._sends
+        if path.startswith("/v1/receipts/"):
+            return self._receipts
+        return self._others if path.startswith("/v1/") else self._operations
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route: str = getattr(scope.get("route"), "path", None) or _NO_ROUTE

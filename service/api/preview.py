@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -18,14 +18,20 @@ from service.api.message_models import PreviewReply
 from service.api.models import SendRequest
 from service.api.openapi import body_of, refusals
 from service.api.replies import json_reply, utc_text_or_none
+from service.domain.health import Place
 from service.domain.hlr import HlrStatus
 from service.domain.message import Traffic
-from service.domain.routing import HlrPolicy, Route, pick
+from service.domain.routing import HlrPolicy, Route, pick, rank
 from service.pipeline.deliver import routes_of
+from service.pipeline.health import policy_of, share_of
+from service.runtime import Runtime
 from service.settings import GatewayConfig
 from service.storage.numbers import Known
 
 router = APIRouter(tags=["Messages"])
+
+_MIDDLE: Final = 0.5
+"""The lot of a message for which a share of more than a half counts."""
 
 
 @router.post(
@@ -57,7 +63,7 @@ async def preview_message(request: Request) -> Response:
             "errors": judged.errors,
             **_parts(body, judged, known),
             "screening": _screening(known, route) if known and judged.traffic else None,
-            "route": _route(config, route, judged) if route else None,
+            "route": await _route(api.runtime, route, judged) if route else None,
         }
     )
 
@@ -102,10 +108,10 @@ def _screening(known: Known, route: Route | None) -> str:
     return "number_unreachable" if known.hlr.status is HlrStatus.INVALID else "pass"
 
 
-def _route(config: GatewayConfig, route: Route, judged: Judgement) -> dict[str, Any]:
-    """The route that is taken, with its providers in the order in which they are tried."""
+async def _route(runtime: Runtime, route: Route, judged: Judgement) -> dict[str, Any]:
+    """The route that is taken, with its providers in the order in which most messages try them now."""
     traffic = Traffic(judged.traffic or "")
-    routes = routes_of(config)
+    routes = routes_of(runtime.config)
     index = routes.index(route)
     return {
         "index": index,
@@ -114,21 +120,33 @@ def _route(config: GatewayConfig, route: Route, judged: Judgement) -> dict[str, 
             {"index": place, "because": "country" if passed.traffic in {None, traffic} else "traffic"}
             for place, passed in enumerate(routes[:index])
         ],
-        "providers": [_provider(config, route, place) for place in range(len(route.providers))],
+        "providers": await _providers(runtime, route, judged.country or "", traffic),
         "hlr": route.hlr,
         "hlr_fail": "open" if route.hlr_fails_open else "closed",
         "on_unknown": "resend" if route.resends(traffic) else "hold",
     }
 
 
-def _provider(config: GatewayConfig, route: Route, place: int) -> dict[str, Any]:
-    name = route.providers[place]
+async def _providers(runtime: Runtime, route: Route, country: str, traffic: Traffic) -> list[dict[str, Any]]:
+    standings, policy = await runtime.health.standings(), policy_of(runtime.config)
+    shares = {name: share_of(standings, Place(name, country, traffic.value), 0.0, policy) for name in route.providers}
+    ranked = rank(route.providers, _MIDDLE, shares)
+    return [
+        _provider(runtime.config, name, shares[name], ranked[place - 1] if place else None)
+        for place, name in enumerate(ranked)
+    ]
+
+
+def _provider(config: GatewayConfig, name: str, share: float, before: str | None) -> dict[str, Any]:
     settings = config.providers[name]
+    why = "It is asked first." if before is None else f"It is asked when {before} cannot take the message."
+    if share == 0:
+        why += " It stands back (`GET /v1/routes` says why)."
+    elif share < 1:
+        why += f" It is coming back: {share:.0%} of the messages try it in its place of the route."
     return {
         "provider": name,
-        "why": f"It is asked when {route.providers[place - 1]} cannot take the message."
-        if place
-        else "It is asked first.",
+        "why": why,
         "mps": settings.mps,
         "max_in_flight": settings.max_in_flight,
         "timeout_s": settings.timeout_s,

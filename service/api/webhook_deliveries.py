@@ -29,6 +29,7 @@ _MAX_PAGE: Final = 200
 _OBSTACLES: Final = {
     "endpoint_deleted": "Its endpoint was deleted, so there is nowhere to send it.",
     "endpoint_disabled": "Its endpoint is disabled. Enable it first.",
+    "message_purged": "Its message is past its time and was removed, so there is nothing left to tell.",
 }
 
 

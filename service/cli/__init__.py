@@ -11,7 +11,7 @@ import typer
 
 from service import __version__
 from service.app import openapi_document
-from service.cli import bulk, check, clients, dev, keys, messages, modes, send, simulator, suppressions, webhooks
+from service.cli import bulk, check, clients, dev, keys, messages, modes, purge, send, simulator, suppressions, webhooks
 from service.cli.caller import GatewayUnreachable
 from service.errors import ConfigurationError, GatewayError
 
@@ -45,6 +45,7 @@ for panel, name, command in (
     (_RUN, "simulator", simulator.simulator),
     (_PREPARE, "check", check.check),
     (_PREPARE, "migrate", modes.migrate),
+    (_PREPARE, "purge", purge.purge),
     (_USE, "send", send.send),
     (_USE, "bulk", bulk.bulk),
     (_USE, "lookup", send.lookup),

@@ -19,6 +19,8 @@ from service.cli.process import answering, listening, run
 from service.cli.store import bring_up_to_date, require_newest, with_database
 from service.config_file import ConfigFile
 from service.errors import ConfigurationError
+from service.pipeline.hints import hearing, ringing
+from service.pipeline.loop_watch import watching
 from service.pipeline.worker import working
 from service.runtime import Runtime, open_runtime
 from service.settings import Environment, Settings
@@ -61,10 +63,12 @@ async def gateway(settings: Settings, listener: socket.socket, *, api: bool, wor
     environment = replace(environment, drain_s=environment.drain_s - requests_s)
     async with AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(open_runtime(replace(settings, environment=environment)))
+        await stack.enter_async_context(hearing(runtime) if work else ringing(runtime))
         if work:
             await stack.enter_async_context(working(runtime))
         app = create_app(runtime) if api else create_worker_app(runtime)
         await stack.enter_async_context(answering(app, listener, requests_s))
+        await stack.enter_async_context(watching(runtime.metrics))
         log.info("up", extra={"url": environment.base_url, "api": api, "worker": work})
         yield runtime
 

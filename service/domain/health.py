@@ -1,10 +1,17 @@
-"""The circuit breaker of one provider, a state machine without a clock: every time is passed in, in seconds."""
+"""How a provider does: a fast breaker for each process and a slow standing that all of them share.
+
+Both are state machines without a clock: every time is passed in, in seconds. docs/decisions/0007-health.md gives the
+reasons for the numbers.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final, NamedTuple
 
 
 class BreakerState(StrEnum):
@@ -21,7 +28,7 @@ class BreakerPolicy:
 
     It opens after `failures_to_open` failures in a row, or when `failure_share` of the last `window` calls, none older
     than `window_s`, failed and they were at least `min_samples`. It stays open for `open_s`, twice as long each time
-    that a probe fails, up to `open_cap_s`. A probe that has not reported after `probe_timeout_s` is given up.
+    that a probe fails, up to `open_cap_s`.
     """
 
     failures_to_open: int = 5
@@ -31,13 +38,18 @@ class BreakerPolicy:
     min_samples: int = 20
     open_s: float = 5.0
     open_cap_s: float = 60.0
-    probe_timeout_s: float = 30.0
+
+
+class Pass(NamedTuple):
+    """What a call carries from its beginning to its end: the breaker's phase in which it began."""
+
+    phase: int
 
 
 class Breaker:
     """Counts the provider's own failures (`Unavailable`, `Unknown`); everything else it answers is a success.
 
-    Ask `allows` before each call and `record` what came of it.
+    Every call begins with `begin` and ends with `end`, whatever happens in between.
     """
 
     def __init__(self, policy: BreakerPolicy | None = None) -> None:
@@ -45,50 +57,57 @@ class Breaker:
         self._results: deque[tuple[float, bool]] = deque(maxlen=self._policy.window)
         self._failures_in_row = 0
         self._open_s = self._policy.open_s
-        self._reopens_at_s: float | None = None
-        """None while closed; else when the next probe may go."""
-        self._probing = False
+        self._phase = 0
+        self.probe_at_s: float | None = None
+        """None while closed; else when the next probe may go: infinite while one is out."""
 
     def state(self, now_s: float) -> BreakerState:
         """Where the breaker stands. An open one whose time is over is `half_open`."""
-        if self._reopens_at_s is None:
+        if self.probe_at_s is None:
             return BreakerState.CLOSED
-        if self._probing or now_s >= self._reopens_at_s:
-            return BreakerState.HALF_OPEN
-        return BreakerState.OPEN
+        return BreakerState.HALF_OPEN if self._probing or now_s >= self.probe_at_s else BreakerState.OPEN
 
-    def allows(self, now_s: float) -> bool:
-        """Whether a call may go now. In `half_open` a True is the one probe, so it must be followed by the call."""
-        if self._reopens_at_s is None:
-            return True
-        if now_s < self._reopens_at_s:
+    def wait_s(self, now_s: float) -> float:
+        """How long until a call may go; infinite while a probe is out, because nobody knows when that ends."""
+        return 0.0 if self.probe_at_s is None else max(0.0, self.probe_at_s - now_s)
+
+    def begin(self) -> Pass:
+        """A pass for a call that is made now, which is allowed where `wait_s` is 0. Unless closed, it is the probe."""
+        if self.probe_at_s is not None:
+            self.probe_at_s = math.inf
+            self._phase += 1  # from here on only the probe counts
+        return Pass(self._phase)
+
+    def end(self, call: Pass, success: bool | None, now_s: float) -> bool:
+        """Take the result of a call; None: it was not made. Returns whether the breaker opened by it.
+
+        The result of a call that began in an earlier phase says nothing of this one.
+        """
+        if call.phase != self._phase:
             return False
-        self._probing = True
-        self._reopens_at_s = now_s + self._policy.probe_timeout_s
-        return True
-
-    def retry_at_s(self, now_s: float) -> float:
-        """When a call may go: now, unless the breaker is open or a probe is out."""
-        return now_s if self._reopens_at_s is None else max(now_s, self._reopens_at_s)
-
-    def record(self, success: bool, now_s: float) -> None:
-        """Take the result of a call. While open, the late results of earlier calls change nothing."""
-        if self._reopens_at_s is None:
-            self._count(success, now_s)
-        elif self._probing and success:
+        if success is None:
+            self.probe_at_s = now_s if self._probing else self.probe_at_s
+            return False
+        if not self._probing:
+            return self._count(success, now_s)
+        if success:
             self._close()
-        elif self._probing:
+        else:
             self._open_s = min(self._open_s * 2, self._policy.open_cap_s)
             self._open(now_s)
+        return not success
 
-    def _count(self, success: bool, now_s: float) -> None:
+    @property
+    def _probing(self) -> bool:
+        return self.probe_at_s == math.inf
+
+    def _count(self, success: bool, now_s: float) -> bool:
         self._results.append((now_s, success))
-        if success:
-            self._failures_in_row = 0
-            return
-        self._failures_in_row += 1
-        if self._failures_in_row >= self._policy.failures_to_open or self._fails_often(now_s):
+        self._failures_in_row = 0 if success else self._failures_in_row + 1
+        opens = not success and (self._failures_in_row >= self._policy.failures_to_open or self._fails_often(now_s))
+        if opens:
             self._open(now_s)
+        return opens
 
     def _fails_often(self, now_s: float) -> bool:
         recent = [success for at_s, success in self._results if at_s >= now_s - self._policy.window_s]
@@ -96,12 +115,152 @@ class Breaker:
         return len(recent) >= self._policy.min_samples and failures >= self._policy.failure_share * len(recent)
 
     def _open(self, now_s: float) -> None:
-        self._probing = False
-        self._reopens_at_s = now_s + self._open_s
+        self._phase += 1
+        self.probe_at_s = now_s + self._open_s
 
     def _close(self) -> None:
-        self._probing = False
-        self._reopens_at_s = None
+        self._phase += 1
+        self.probe_at_s = None
         self._failures_in_row = 0
         self._open_s = self._policy.open_s
         self._results.clear()
+
+
+WHOLE: Final = "*"
+"""In the place of a country and a traffic class: all of them."""
+
+
+class Place(NamedTuple):
+    """What has a standing of its own: a provider in one country for one class of traffic, or a provider as a whole."""
+
+    provider: str
+    country: str
+    traffic: str
+
+    @property
+    def whole(self) -> Place:
+        """The provider as a whole."""
+        return Place(self.provider, WHOLE, WHOLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What was seen of a place. `openings`: breakers that opened; only a provider as a whole has them."""
+
+    calls: int = 0
+    failures: int = 0
+    slow: int = 0
+    delivered: int = 0
+    undelivered: int = 0
+    openings: int = 0
+
+
+class Condition(StrEnum):
+    """`failing`: others go first. `probing`: single messages try it. `recovering`: its share grows."""
+
+    HEALTHY = "healthy"
+    FAILING = "failing"
+    PROBING = "probing"
+    RECOVERING = "recovering"
+
+
+class Cause(StrEnum):
+    """Why a place stood back."""
+
+    BREAKER_OPENED = "breaker_opened"
+    SUBMIT_ERRORS = "submit_errors"
+    SLOW = "slow"
+    RECEIPT_FAILURES = "receipt_failures"
+
+
+MEASURED: Final = frozenset({Cause.SUBMIT_ERRORS, Cause.SLOW, Cause.RECEIPT_FAILURES})
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a place stands, since when and why. `strikes`: how often it fell without a long time of health between."""
+
+    condition: Condition = Condition.HEALTHY
+    since_s: float = -math.inf
+    cause: Cause | None = None
+    strikes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StandingPolicy:
+    """When a place falls and how it comes back.
+
+    It falls where `down_share` of its samples are bad, of at least `min_samples` (where there are fewer, the missing
+    ones count as good). It stands back for `hold_s`, twice as long at each strike, up to `hold_cap_s`. Then it is
+    probed: fewer than `up_share` of `probes` may be bad. Its share then grows from `first_share` to 1 in `ramp_s`.
+    """
+
+    min_samples: int = 40
+    down_share: float = 0.5
+    up_share: float = 0.3
+    probes: int = 10
+    hold_s: float = 10.0
+    hold_cap_s: float = 300.0
+    first_share: float = 0.1
+    ramp_s: float = 60.0
+
+    def held_s(self, strikes: int) -> float:
+        """How long a place stands back at that strike."""
+        return min(self.hold_s * 2.0 ** min(strikes - 1, 30), max(self.hold_s, self.hold_cap_s))
+
+
+def judge(
+    old: Standing, seen: Samples, now_s: float, policy: StandingPolicy, falls_by: AbstractSet[Cause] = MEASURED
+) -> Standing:
+    """The standing after `seen`, which holds only calls made (and receipts come) since `old.since_s`.
+
+    A breaker that opened always counts; of the measured causes only those in `falls_by`.
+    """
+    age_s = now_s - old.since_s
+    if old.condition is Condition.FAILING:
+        return _moved(old, Condition.PROBING, now_s) if age_s >= policy.held_s(old.strikes) else old
+    if old.condition is Condition.PROBING:
+        return _probed(old, seen, now_s, policy)
+    if cause := _fault(seen, policy.min_samples, policy.down_share, falls_by):
+        return Standing(Condition.FAILING, now_s, cause, old.strikes + 1)
+    if old.condition is Condition.RECOVERING and age_s >= policy.ramp_s:
+        return _moved(old, Condition.HEALTHY, now_s)
+    if old.strikes and old.condition is Condition.HEALTHY and age_s >= policy.hold_cap_s:
+        return Standing(Condition.HEALTHY, old.since_s)
+    return old
+
+
+def share(standing: Standing, now_s: float, policy: StandingPolicy) -> float:
+    """The share of its messages, 0 to 1, that go to a place in its configured order. Others try the rest first."""
+    if standing.condition is Condition.HEALTHY:
+        return 1.0
+    if standing.condition is Condition.RECOVERING:
+        grown = min(1.0, max(0.0, now_s - standing.since_s) / policy.ramp_s)
+        return policy.first_share + (1 - policy.first_share) * grown
+    return 0.0
+
+
+def _probed(old: Standing, seen: Samples, now_s: float, policy: StandingPolicy) -> Standing:
+    """Probes are judged by what brought the place down, and by whether calls work at all."""
+    measured = MEASURED & {old.cause, Cause.SUBMIT_ERRORS}
+    if cause := _fault(seen, policy.probes, policy.up_share, measured):
+        return Standing(Condition.FAILING, now_s, cause, old.strikes + 1)
+    by_receipts = old.cause is Cause.RECEIPT_FAILURES
+    known = seen.delivered + seen.undelivered if by_receipts else seen.calls
+    return _moved(old, Condition.RECOVERING, now_s) if known >= policy.probes else old
+
+
+def _fault(seen: Samples, least: int, limit: float, measured: AbstractSet[Cause]) -> Cause | None:
+    if seen.openings:
+        return Cause.BREAKER_OPENED
+    calls, receipts = max(seen.calls, least), max(seen.delivered + seen.undelivered, least)
+    shares = {
+        Cause.SUBMIT_ERRORS: seen.failures / calls,
+        Cause.SLOW: seen.slow / calls,
+        Cause.RECEIPT_FAILURES: seen.undelivered / receipts,
+    }
+    return next((cause for cause, bad in shares.items() if cause in measured and bad >= limit), None)
+
+
+def _moved(old: Standing, condition: Condition, now_s: float) -> Standing:
+    return Standing(condition, now_s, None if condition is Condition.HEALTHY else old.cause, old.strikes)

@@ -20,6 +20,11 @@ def new_id() -> UUID:
     return UUID(int=value)
 
 
+def new_attempt_id(message_id: UUID) -> UUID:
+    """The id of an attempt: it begins like its message's, and so lies beside those of the same message."""
+    return UUID(bytes=message_id.bytes[:12] + os.urandom(4))
+
+
 def smallest_at(at: datetime) -> UUID:
     """A UUID below every id of that millisecond and above every id of the one before. `at` is aware, from 1970 on."""
     return UUID(int=int(at.timestamp() * 1000) << 80)

@@ -49,6 +49,12 @@ MAP_ABSENT_SUBSCRIBER = 27
 NUMBER_IS_DEAD = frozenset({MAP_UNKNOWN_SUBSCRIBER})
 """Errors that say the number is not assigned: the HLR cache learns `invalid` from them (and only from them)."""
 
+SUBSCRIBERS_OWN = frozenset(
+    {MAP_UNKNOWN_SUBSCRIBER, 5, 6, MAP_ILLEGAL_SUBSCRIBER, 11, 12, 13, MAP_ABSENT_SUBSCRIBER, 31, 32}
+)
+"""Errors that lie with the subscriber, whichever provider is asked: unknown, unidentified, absent, illegal subscriber
+or equipment, no teleservice, call barred, subscriber busy, the handset's memory is full."""
+
 _REASONS = {MAP_UNKNOWN_SUBSCRIBER: "unknown_subscriber", MAP_ABSENT_SUBSCRIBER: "absent_subscriber"}
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+from uuid import UUID
 
 from service.domain.message import Traffic
 
@@ -51,3 +53,21 @@ class Route:
 def pick(routes: Sequence[Route], traffic: Traffic, country: str) -> Route | None:
     """The first route that matches."""
     return next((route for route in routes if route.matches(traffic, country)), None)
+
+
+_DRAWS: Final = 1 << 32
+
+
+def draw(message_id: UUID) -> float:
+    """The message's lot, from 0 to below 1: the last bits of its id, which are random. It never changes."""
+    return message_id.int % _DRAWS / _DRAWS
+
+
+def rank(providers: Sequence[str], lot: float, shares: Mapping[str, float], failed: Collection[str] = ()) -> list[str]:
+    """The providers in the order in which a message tries them.
+
+    First those whose share (0 to 1) holds the message's lot, and among them those that have not `failed` it yet; then
+    those that are coming back; then those that stand back. All else is as configured, so where every provider is as
+    bad as the others, the configured order stays.
+    """
+    return sorted(providers, key=lambda name: (lot >= shares[name], shares[name] == 0, name in failed))

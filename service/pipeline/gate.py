@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from service.domain.health import Breaker, BreakerState
+from service.domain.health import Breaker, BreakerState, Pass
 from service.domain.message import Traffic
 from service.pipeline.pace import PATIENCE_S, Busy, Pace
 from service.runtime import ProviderAccount, Runtime
 
 _STATE_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
+
+
+class Call:
+    """A call that has its turn."""
+
+    def __init__(self, breaker: Breaker, passed: Pass, now: Callable[[], float]) -> None:
+        self._breaker = breaker
+        self._passed = passed
+        self._now = now
+
+    def end(self, *, success: bool) -> bool:
+        """Say whether the provider works, by what came of the call. Returns whether its breaker opened by that."""
+        return self._breaker.end(self._passed, success, self._now())
 
 
 class Gate:
@@ -28,33 +42,44 @@ class Gate:
         self._paused_until_s = 0.0
         self._all_calls = asyncio.Semaphore(settings.max_in_flight)
         self._other_calls = asyncio.Semaphore(max(1, int(settings.max_in_flight * (1 - settings.otp_reserve))))
-        self._paces: dict[Traffic, Pace] = {}
-        if settings.mps is not None:
-            every = {f"mps:{account.name}": 1 / settings.mps}
-            shared = {f"mps:{account.name}:other": 1 / (settings.mps * (1 - settings.otp_reserve))}
-            self._paces = {lane: Pace(runtime.pacing, every | shared) for lane in Traffic}
-            self._paces[Traffic.OTP] = Pace(runtime.pacing, every)
+        self._paces = {lane: Pace(runtime.pacing, _intervals_s(account, lane)) for lane in Traffic}
+        self._sender_paces = {
+            sender: Pace(
+                runtime.pacing,
+                _intervals_s(account, registered.traffic) | {f"mps:{account.name}:sender:{sender}": 1 / registered.mps},
+            )
+            for sender, registered in runtime.config.senders.items()
+            if registered.mps is not None
+        }
+
+    @property
+    def probe_at_s(self) -> float | None:
+        """When the breaker lets the next probe through; None while it is closed, infinite while a probe is out."""
+        return self._breaker.probe_at_s
 
     @asynccontextmanager
-    async def turn(self, traffic: Traffic, client_id: UUID) -> AsyncIterator[None]:
-        """Wait for a turn to call and hold it while calling. Say what came of it with `record`.
+    async def turn(self, traffic: Traffic, client_id: UUID, sender: str) -> AsyncIterator[Call]:
+        """Wait for a turn to call and hold it while calling. Say what came of it with `Call.end`.
+
+        Where nothing is said the call was not made: if it was to be the probe of the breaker, another one may be.
 
         Raises:
             Busy: the breaker is open, the provider asked for a pause, or the turn is more than `PATIENCE_S` away.
         """
         self._check_open()
-        if traffic in self._paces:
-            await self._paces[traffic].wait(client_id)
+        await self._sender_paces.get(sender, self._paces[traffic]).wait(client_id)
         async with self._in_flight(traffic):
             self._check_open()
-            self._breaker.allows(self._now())  # takes the one probe, where the breaker is half open
-            yield
+            passed = self._breaker.begin()
+            try:
+                yield Call(self._breaker, passed, self._now)
+            finally:
+                self._breaker.end(passed, None, self._now())
 
     def _check_open(self) -> None:
         now_s = self._now()
-        if (wait_s := self._breaker.retry_at_s(now_s) - now_s) > 0:
-            probing = self._breaker.state(now_s) is BreakerState.HALF_OPEN  # what it finds is known soon
-            raise Busy(min(wait_s, PATIENCE_S) if probing else wait_s, down=True)
+        if (wait_s := self._breaker.wait_s(now_s)) > 0:
+            raise Busy(wait_s if math.isfinite(wait_s) else PATIENCE_S, down=True)  # what a probe finds is known soon
         if (wait_s := self._paused_until_s - now_s) > 0:
             raise Busy(wait_s)
 
@@ -77,10 +102,17 @@ class Gate:
             for calls in held:
                 calls.release()
 
-    def record(self, *, success: bool) -> None:
-        """Tell the breaker what came of a call."""
-        self._breaker.record(success, self._now())
-
     def pause(self, seconds: float) -> None:
         """The provider asked not to be called for a while."""
         self._paused_until_s = max(self._paused_until_s, self._now() + seconds)
+
+
+def _intervals_s(account: ProviderAccount, traffic: Traffic) -> dict[str, float]:
+    """What a message of that traffic draws on, with the seconds between two slots of each."""
+    settings = account.settings
+    if settings.mps is None:
+        return {}
+    every = {f"mps:{account.name}": 1 / settings.mps}
+    if traffic is Traffic.OTP:
+        return every
+    return every | {f"mps:{account.name}:other": 1 / (settings.mps * (1 - settings.otp_reserve))}

@@ -16,7 +16,7 @@ from uuid import UUID
 from service.domain.pacing import Rate
 from service.errors import Problem
 from service.runtime import Runtime
-from service.storage.batch import Batcher
+from service.storage.batch import PATIENCE_S, Batcher
 from service.storage.clients import Principal
 from service.storage.pacing import PacingStore
 
@@ -101,7 +101,7 @@ class _Tokens:
         self._spare = 0
         self._spare_until_s = 0.0
         self._refused_until_s = 0.0
-        self._asking: Batcher[None, float] = Batcher(self._ask)
+        self._asking: Batcher[None, float] = Batcher(self._ask, patience_s=PATIENCE_S)
 
     async def take(self, cost: int) -> float:
         """How long to wait; 0: it is granted."""

@@ -31,8 +31,8 @@ class Pace:
     def __init__(self, store: PacingStore, intervals_s: dict[str, float]) -> None:
         self._store = store
         self._intervals_s = intervals_s
-        self._interval_s = max(intervals_s.values())
-        self._horizon_s = max(self._interval_s, _RESERVE_AHEAD_S)
+        self._interval_s = max(intervals_s.values(), default=0.0)
+        self._horizon_s = min(max(self._interval_s, _RESERVE_AHEAD_S), PATIENCE_S)
         self._reserve: Batcher[None, Slot] = Batcher(self._reserve_together)
         self._last_put_back_s: dict[UUID, float] = {}
 
@@ -43,6 +43,8 @@ class Pace:
             Busy: the slot is more than `PATIENCE_S` away. Each message is told a later time than the client's one
                 before, so that a campaign lines up behind itself and behind nobody else.
         """
+        if not self._intervals_s:
+            return  # nothing bounds it
         give_up_s = time.monotonic() + PATIENCE_S
         while True:
             slot = await self._reserve.submit(None)

@@ -6,8 +6,10 @@ import logging
 import time
 from uuid import UUID
 
+from service.domain.health import Place
 from service.domain.receipt import NUMBER_IS_DEAD, Receipt, reason_for
 from service.errors import ForgedReceipt, Problem, UnreadableReceipt
+from service.pipeline.health import Health
 from service.pipeline.lookup import Lookup
 from service.providers.adapter import Callback
 from service.runtime import Runtime
@@ -26,6 +28,7 @@ class Receive:
         self._metrics = runtime.metrics
         self._hints = runtime.hints
         self._lookup = lookup
+        self._health = Health(runtime)
 
     async def callback(self, account: str, token: str, callback: Callback) -> int:
         """Take one callback; returns how many receipts were in it.
@@ -59,6 +62,9 @@ class Receive:
         """Record one receipt, and learn from it when the number is dead."""
         applied = await self._receipts.apply(news)
         self._metrics.receipts.labels(news.provider, news.status, _result(applied)).inc()
+        if applied.fresh:
+            place = Place(news.provider, applied.country, applied.traffic)
+            self._health.received(place, news.status, news.error_code, applied.age_s)
         if applied.became is not None:
             self._hints.webhooks.set()
             if applied.became != "sent":

@@ -22,6 +22,7 @@ _ROUND_S = 1.0
 _MEASURE_S = 5.0
 _TIDY_S = 60.0
 _ORPHAN_AGE = timedelta(days=7)
+_TEXTS_A_ROUND = 2000
 
 
 class Recover:
@@ -31,6 +32,7 @@ class Recover:
         self._runtime = runtime
         self._upkeep = runtime.upkeep
         self._queue = runtime.queue
+        self._retention = runtime.retention
         self._metrics = runtime.metrics
         self._lease = lease
         self._deliver = deliver
@@ -39,6 +41,8 @@ class Recover:
         self._suspects: set[UUID] = set()
         self._strays_at_s = 0.0
         self._measure_at_s = 0.0
+        self._purge_at_s = 0.0
+        self._retain_at_s = 0.0
         self._tidy_at_s = 0.0
 
     async def run(self) -> None:
@@ -56,6 +60,8 @@ class Recover:
             self._give_up_on_receipts,
             self._measure,
             self._tidy,
+            self._purge_texts,
+            self._retain,
         ):
             try:
                 await task()
@@ -70,11 +76,25 @@ class Recover:
                 self._metrics.lane_oldest_s.labels(lane).set(oldest_s)
             self._measure_at_s = time.monotonic() + _MEASURE_S
 
+    async def _purge_texts(self) -> None:
+        """Some in each round until none is left, so that nothing else waits for long."""
+        if time.monotonic() >= self._purge_at_s and await self._retention.purge_texts(_TEXTS_A_ROUND) < _TEXTS_A_ROUND:
+            self._purge_at_s = time.monotonic() + _TIDY_S
+
     async def _tidy(self) -> None:
         if time.monotonic() >= self._tidy_at_s:
             await self._upkeep.forget_keys()
             await self._runtime.receipts.forget_old_orphans(_ORPHAN_AGE)
+            await self._runtime.health.forget()
             self._tidy_at_s = time.monotonic() + _TIDY_S
+
+    async def _retain(self) -> None:
+        if time.monotonic() >= self._retain_at_s:
+            self._retain_at_s = time.monotonic() + _TIDY_S
+            await self._retention.make_partitions()
+            for partition in await self._retention.drop_partitions():
+                log.info("dropped a partition", extra={"partition": partition.name, "rows": partition.rows})
+            await self._retention.forget_strays()
 
     async def _take_over(self) -> None:
         for worker_id in await self._upkeep.dead_workers():

@@ -17,12 +17,14 @@ from uuid import UUID
 
 from service.domain import outcome as outcomes
 from service.domain.backoff import put_back_delay_s, repeat_delay_s
-from service.domain.ids import new_id, show
+from service.domain.health import Place
+from service.domain.ids import new_attempt_id, show
 from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.routing import Route
 from service.errors import LeaseLost, MaybeSent, NotSent, TargetRefused
-from service.pipeline.gate import Gate
+from service.pipeline.gate import Call, Gate
+from service.pipeline.health import Health, provider_is_down
 from service.pipeline.pace import Busy
 from service.providers.adapter import Submission
 from service.runtime import Runtime
@@ -65,19 +67,20 @@ class Work:
 class _Tour:
     """What one round through the providers has found so far.
 
-    `closed`: providers that get no new attempt of this message (refused it, or may have it). `waiting`: it waits for
-    a busy one rather than go on.
+    `closed`: providers that get no new attempt of this message (refused it, or may have it). `spares`: providers that
+    are only slow, which is better than to wait. `waiting`: it waits for a busy one rather than go on.
     """
 
     doubt: Tried | None
     closed: set[str] = field(default_factory=set)
+    spares: set[str] = field(default_factory=set)
     waits_s: list[float] = field(default_factory=list)
     waiting: bool = False
     failed: str | None = None
 
     def wait(self, seconds: float, *, elsewhere: bool) -> None:
         self.waits_s.append(seconds)
-        self.waiting = not elsewhere
+        self.waiting = not elsewhere and self.spares <= self.closed
 
 
 class Submit:
@@ -91,6 +94,7 @@ class Submit:
         self._base_url = runtime.settings.environment.base_url
         self._otp_repeat_s = runtime.config.deliver.otp_repeat_s
         self._gates = {name: Gate(account, runtime, now) for name, account in runtime.providers.items()}
+        self.health = Health(runtime, self._gates, now)
 
     async def __call__(self, work: Work) -> Settlement:
         """The settlement that ends this round. Attempts that led nowhere have been settled on the way.
@@ -103,7 +107,12 @@ class Submit:
         if tour.doubt is not None and (settled := await self._resolve(work, tour.doubt, fresh=False)) is not None:
             return settled
         tour.closed = {tried.provider for tried in work.message.tried if tried.open or tried.outcome == "refused"}
-        for name in work.route.providers:
+        order = self.health.order(work.message, work.route)
+        tour.spares = set(order.spares)
+        if order.providers[0] != work.route.providers[0]:
+            tour.failed = work.route.providers[0]
+        for name in order.providers:
+            tour.spares.discard(name)
             if name in tour.closed:
                 continue
             if (settled := await self._try(work, name, tour)) is not None:
@@ -115,11 +124,11 @@ class Submit:
     async def _try(self, work: Work, name: str, tour: _Tour) -> Settlement | None:
         """One provider's turn; None where the message goes on (or waits, as `tour` says)."""
         gate = self._gates[name]
-        attempt_id = new_id()
+        attempt_id = new_attempt_id(work.message.id)
         try:
-            async with gate.turn(work.message.traffic, work.message.client_id):
+            async with gate.turn(work.message.traffic, work.message.client_id, work.message.sender) as call:
                 self._count(work, tour.failed, name)
-                outcome = await self._call(work, gate, attempt_id)
+                outcome = await self._call(work, gate, call, attempt_id)
         except Busy as busy:
             if busy.down:
                 tour.failed = name
@@ -146,7 +155,7 @@ class Submit:
 
     def _count(self, work: Work, failed: str | None, name: str) -> None:
         """Count a failover, or how long the message took to its very first call."""
-        if failed is not None:
+        if failed not in {None, name}:
             self._metrics.failovers.labels(failed, name).inc()
         elif not work.message.tried:
             taken_s = work.message.waited_s + time.monotonic() - work.claimed_s
@@ -192,8 +201,8 @@ class Submit:
             Busy: not now (an OTP does not wait for that: it goes on).
         """
         try:
-            async with gate.turn(work.message.traffic, work.message.client_id):
-                outcome = await self._call(work, gate, doubt.id)
+            async with gate.turn(work.message.traffic, work.message.client_id, work.message.sender) as call:
+                outcome = await self._call(work, gate, call, doubt.id)
         except Busy:
             if work.message.traffic is Traffic.OTP:
                 return None
@@ -204,7 +213,7 @@ class Submit:
             gate.pause(min(outcome.retry_after_s or _backoff_s(work), _MAX_PAUSE_S))
         return None
 
-    async def _call(self, work: Work, gate: Gate, attempt_id: UUID) -> Outcome:
+    async def _call(self, work: Work, gate: Gate, call: Call, attempt_id: UUID) -> Outcome:
         """Write the attempt, then call. The call ends before the lease does."""
         message, account = work.message, gate.account
         asked_s = time.monotonic()
@@ -227,9 +236,12 @@ class Submit:
         if call_s <= 0:
             raise LeaseLost(str(message.id))  # this process stood still: others may have taken over by now
         outcome = await self._exchange(gate, submission, min(account.settings.timeout_s, call_s))
-        self._metrics.submit_s.labels(account.name).observe(time.monotonic() - began_s)
+        took_s = time.monotonic() - began_s
+        self._metrics.submit_s.labels(account.name).observe(took_s)
         self._metrics.submits.labels(account.name, outcomes.name(outcome)).inc()
-        gate.record(success=not _provider_is_down(outcome))
+        opened = call.end(success=not provider_is_down(outcome))
+        place = Place(account.name, message.country, message.traffic.value)
+        self.health.called(place, outcome, took_s, account.settings.timeout_s, opened=opened)
         if isinstance(outcome, Refused):
             log.error("provider refused", extra={"provider": account.name, "reason": outcome.reason})
         return outcome
@@ -256,11 +268,6 @@ def _nobody(work: Work, tour: _Tour) -> Settlement:
     else:
         reason = "provider_busy" if tour.waiting else "no_provider_available"
     return work.settle(Move.PUT_BACK, reason, delay_s=min(tour.waits_s, default=_backoff_s(work)))
-
-
-def _provider_is_down(outcome: Outcome) -> bool:
-    """Whether the next message can expect no better. A refused sender says nothing of other senders."""
-    return isinstance(outcome, Unavailable | Unknown) or (isinstance(outcome, Refused) and outcome.account)
 
 
 def doubtful(message: Claimed) -> Tried | None:

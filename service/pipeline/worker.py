@@ -29,12 +29,13 @@ async def working(runtime: Runtime) -> AsyncIterator[None]:
     """
     lease = Lease(runtime)
     lookup = Lookup(runtime)
-    deliver = Deliver(runtime, lease, Screen(runtime, lookup), Submit(runtime))
+    submit = Submit(runtime)
+    deliver = Deliver(runtime, lease, Screen(runtime, lookup), submit)
     notify = Notify(runtime, lease)
     recover = Recover(runtime, lease, deliver, Receive(runtime, lookup), notify)
     await lease.begin()
     keeping = asyncio.create_task(lease.keep())
-    loops = [asyncio.create_task(loop) for loop in (deliver.run(), notify.run(), recover.run())]
+    loops = [asyncio.create_task(loop) for loop in (deliver.run(), notify.run(), recover.run(), submit.health.keep())]
     body = asyncio.current_task()
     assert body is not None  # noqa: S101 - a context manager is entered by a task
     for loop in (keeping, *loops):
@@ -45,6 +46,7 @@ async def working(runtime: Runtime) -> AsyncIterator[None]:
         await _end(loops)
         drain_s = runtime.settings.environment.drain_s
         await asyncio.gather(deliver.drain(drain_s), notify.drain(drain_s))
+        await submit.health.close()
         await _end([keeping])
         await lease.end()
 

@@ -8,16 +8,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, Generic, TypeVar
 
-from service.errors import StoreOverloaded, Unstorable
+from service.errors import CommitUnknown, StoreOverloaded, Unstorable
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+PATIENCE_S: Final = 4.0
+"""How long a caller of the API waits for a batch. Some requests need two, and many callers hang up after 10 s."""
 _DEADLOCK = "40P01"
 _DEADLOCK_TRIES = 5
+
+
+class _Entry(Generic[Item, Answer]):
+    """An item, the answer that its caller waits for, and whether its batch is on its way."""
+
+    __slots__ = ("answer", "flying", "item")
+
+    def __init__(self, item: Item, answer: asyncio.Future[Answer]) -> None:
+        self.item = item
+        self.answer = answer
+        self.flying = False
+
+    def give_up(self) -> None:
+        """Tell the caller that there is no answer in time. An item that still waits is not stored after this."""
+        if not self.answer.done():
+            late = "PostgreSQL did not answer in time"
+            self.answer.set_exception(CommitUnknown(late) if self.flying else StoreOverloaded(late))
 
 
 class Batcher(Generic[Item, Answer]):
@@ -25,7 +44,8 @@ class Batcher(Generic[Item, Answer]):
 
     `run` gets a batch and returns one answer for each item, in order; it must be one transaction. Two batches that lock
     the same rows in different orders deadlock, so every batch is sorted. `flights` batches run at once at most. When
-    `max_waiting` items wait already, a new one is turned away: a queue that only grows helps nobody.
+    `max_waiting` items wait already, a new one is turned away: a queue that only grows helps nobody. A caller waits at
+    most `patience_s` (None: as long as it takes), even where PostgreSQL hangs.
     """
 
     def __init__(
@@ -36,13 +56,15 @@ class Batcher(Generic[Item, Answer]):
         max_batch: int = 500,
         max_waiting: int = 20_000,
         flights: int = 1,
+        patience_s: float | None = None,
     ) -> None:
         self._run = run
         self._lock_key = lock_key
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._max_flights = flights
-        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._patience_s = patience_s
+        self._waiting: deque[_Entry[Item, Answer]] = deque()
         self._flights: set[asyncio.Task[None] | None] = set()
 
     async def submit(self, item: Item) -> Answer:
@@ -55,28 +77,44 @@ class Batcher(Generic[Item, Answer]):
         """
         if len(self._waiting) >= self._max_waiting:
             raise StoreOverloaded("too many statements are waiting")
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, answer))
+        loop = asyncio.get_running_loop()
+        entry: _Entry[Item, Answer] = _Entry(item, loop.create_future())
+        self._waiting.append(entry)
         if len(self._flights) < self._max_flights:
             self._flights.add(asyncio.create_task(self._drain()))
-        return await answer
+        if self._patience_s is None:
+            return await entry.answer
+        patience = loop.call_later(self._patience_s, entry.give_up)
+        try:
+            return await entry.answer
+        finally:
+            patience.cancel()
 
     async def _drain(self) -> None:
         try:
-            while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
-                if self._lock_key is not None:
-                    key = self._lock_key
-                    batch.sort(key=lambda entry: key(entry[0]))
+            while batch := self._next_batch():
                 await self._store(batch)
         finally:
             # Here and not in a done callback: that runs after the callers just answered, whose next items would then
             # find a flight that no longer looks.
             self._flights.discard(asyncio.current_task())
 
-    async def _store(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    def _next_batch(self) -> list[_Entry[Item, Answer]]:
+        """Those who have waited longest, without those who have given up or left."""
+        batch: list[_Entry[Item, Answer]] = []
+        while self._waiting and len(batch) < self._max_batch:
+            entry = self._waiting.popleft()
+            if not entry.answer.done():
+                entry.flying = True
+                batch.append(entry)
+        if self._lock_key is not None:
+            key = self._lock_key
+            batch.sort(key=lambda entry: key(entry.item))
+        return batch
+
+    async def _store(self, batch: list[_Entry[Item, Answer]]) -> None:
         try:
-            answers = await self._run_through_deadlocks([item for item, _ in batch])
+            answers = await self._run_through_deadlocks([entry.item for entry in batch])
         except Unstorable as error:
             if len(batch) == 1:
                 _fail(batch, error)
@@ -87,9 +125,9 @@ class Batcher(Generic[Item, Answer]):
         except Exception as error:  # noqa: BLE001 - whatever happened, those who wait must hear of it
             _fail(batch, error)
         else:
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if not future.done():
-                    future.set_result(answer)
+            for entry, answer in zip(batch, answers, strict=True):
+                if not entry.answer.done():
+                    entry.answer.set_result(answer)
 
     async def _run_through_deadlocks(self, items: list[Item]) -> Sequence[Answer]:
         for _ in range(_DEADLOCK_TRIES - 1):
@@ -101,7 +139,7 @@ class Batcher(Generic[Item, Answer]):
         return await self._run(items)
 
 
-def _fail(batch: list[tuple[Item, asyncio.Future[Answer]]], error: BaseException) -> None:
-    for _, future in batch:
-        if not future.done():
-            future.set_exception(error)
+def _fail(batch: Iterable[_Entry[Any, Any]], error: BaseException) -> None:
+    for entry in batch:
+        if not entry.answer.done():
+            entry.answer.set_exception(error)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -16,8 +18,11 @@ from service.errors import CommitUnknown, ConfigurationError, GatewayError, Stor
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 OLDEST_VERSION = 160000
-ACQUIRE_TIMEOUT_S = 5.0
-STATEMENT_TIMEOUT_S = 30.0
+ACQUIRE_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 5.0
+STATEMENT_TIMEOUT_S = 10.0
+_RELEASE_TIMEOUT_S = 1.0
+_RENEW_EVERY_S = 1.0
 
 DATA_ERRORS = ("22", "23")
 # InternalClientError is what asyncpg says of a connection that the server ended between two of its steps.
@@ -25,6 +30,7 @@ _BROKEN = (OSError, pg.InterfaceError, pg.InternalClientError, asyncio.Incomplet
 _UNREACHABLE = (*_BROKEN, pg.PostgresError)
 # The statement may have been committed. Whatever else the server says, it was rolled back.
 _MAYBE_STORED = ("08", "57P01", "57P02", "58", "XX")
+_READ_ONLY = "25006"
 
 
 def store_error(error: BaseException) -> StoreError | None:
@@ -50,10 +56,14 @@ class Database:
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
+        self._renewed_at_s = -math.inf
 
     @classmethod
-    async def open(cls, dsn: str, *, connections: int = 20) -> Database:
+    async def open(cls, dsn: str, *, connections: int = 20, statement_cache: int = 0) -> Database:
         """Connect and check that commits here are durable.
+
+        `statement_cache` prepared statements are kept by each connection. 0 works behind PgBouncer in transaction mode
+        too, where the next transaction may be on another connection of the server.
 
         Raises:
             ConfigurationError: the server is too old or its commits would not survive a crash.
@@ -65,6 +75,7 @@ class Database:
                 min_size=min(2, connections),
                 max_size=connections,
                 command_timeout=STATEMENT_TIMEOUT_S,
+                statement_cache_size=statement_cache,
                 reset=_nothing_to_reset,
                 server_settings={"application_name": "sms-gateway", "timezone": "UTC"},
             )
@@ -121,28 +132,39 @@ class Database:
             meaning = None if isinstance(error, GatewayError) else store_error(error)
             if meaning is None:
                 raise
+            await self._leave_if_read_only(connection, error)
             raise meaning from error
         finally:
             await self._release(connection)
 
+    async def _leave_if_read_only(self, connection: Connection, error: Exception) -> None:
+        """Drop a connection that leads to what became a standby, and now and then the others: new ones may not."""
+        if getattr(error, "sqlstate", None) != _READ_ONLY:
+            return
+        connection.terminate()
+        now_s = time.monotonic()
+        if now_s >= self._renewed_at_s + _RENEW_EVERY_S:
+            self._renewed_at_s = now_s
+            await self._pool.expire_connections()
+
     async def _release(self, connection: Connection) -> None:
-        try:
-            await self._pool.release(connection)
-        except _UNREACHABLE:
-            connection.terminate()  # it broke while it was being reset; the pool replaces it
+        with suppress(*_UNREACHABLE):  # what breaks while it is being reset the pool itself ends and replaces
+            await self._pool.release(connection, timeout=_RELEASE_TIMEOUT_S)
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Connection]:
-        """A connection for statements that store nothing.
+    async def reading(self, within_s: float = READ_TIMEOUT_S) -> AsyncIterator[Connection]:
+        """A connection for statements that store nothing, to be done `within_s`, the wait for it included.
 
         Raises:
             StoreOverloaded: PostgreSQL did not answer.
         """
         try:
-            async with self.writing() as connection:
+            async with asyncio.timeout(within_s), self.writing() as connection:
                 yield connection
         except CommitUnknown as error:
             raise StoreOverloaded(str(error)) from error
+        except TimeoutError as error:
+            raise StoreOverloaded("PostgreSQL did not answer in time") from error
 
     async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
         """The rows of one reading statement."""

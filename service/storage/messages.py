@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from asyncpg import Record
 
 from service.errors import CommitUnknown, StoreOverloaded
-from service.storage.batch import Batcher
+from service.storage.batch import PATIENCE_S, Batcher
 from service.storage.database import Connection, Database
 from service.storage.queue import lock_messages
 from service.storage.sql import queries
 
+BULKS_AT_ONCE: Final = 4
+BULK_PATIENCE_S: Final = 15.0
+
+_CHUNK: Final = 50
 _SQL = queries("accept")
 _COLUMNS = (
     "id", "client_id", "batch_id", "recipient", "sender", "body", "traffic", "country", "encoding", "segments",
@@ -70,14 +75,25 @@ class Batch:
     answer: bytes
 
 
+_Bulk: TypeAlias = tuple[Batch, Sequence[NewMessage], Key | None]
+
+
 class MessageStore:
     """`add` is the commit behind every 200."""
 
-    def __init__(self, database: Database, *, keep_keys: timedelta) -> None:
+    def __init__(self, database: Database, *, keep_keys: timedelta, text_at_once: Sequence[str] = ("otp",)) -> None:
         self._database = database
+        self._text_at_once = list(text_at_once)
         self._keep_keys = keep_keys
         self._inserts: Batcher[tuple[NewMessage, Key | None], datetime | Earlier | None] = Batcher(
-            self._insert, lock_key=lambda item: (item[0].client_id.int, item[1].key if item[1] else ""), flights=2
+            self._insert,
+            lock_key=lambda item: (item[0].client_id.int, item[1].key if item[1] else ""),
+            flights=2,
+            patience_s=PATIENCE_S,
+        )
+        # Each bulk is a commit of its own; only a few at once, or they would take every connection from the OTPs.
+        self._bulks: Batcher[_Bulk, Earlier | None] = Batcher(
+            self._insert_bulk, max_batch=1, flights=BULKS_AT_ONCE, patience_s=BULK_PATIENCE_S
         )
 
     async def add(self, message: NewMessage, key: Key | None) -> datetime | Earlier:
@@ -99,7 +115,9 @@ class MessageStore:
             if key is None or first.setdefault((key.client_id, key.key), message.id) == message.id:
                 leading.append((message, key))
         async with self._database.writing() as connection:
-            rows = await connection.fetch(_SQL["insert_messages"], *_insert_arguments(leading), self._keep_keys)
+            rows = await connection.fetch(
+                _SQL["insert_messages"], *_insert_arguments(leading), self._keep_keys, timeout=PATIENCE_S
+            )
         created = {row["id"]: row["created_at"] for row in rows}
         lost = [key for message, key in items if message.id not in created and key is not None]
         earlier = await self._read_winners(lost) if lost else {}
@@ -118,7 +136,15 @@ class MessageStore:
             return (await _find_keys(connection, [key])).get(_name(key))
 
     async def add_batch(self, batch: Batch, messages: Sequence[NewMessage], key: Key | None) -> Earlier | None:
-        """Commit a bulk, all or nothing; returns what its key answered earlier, if it did."""
+        """Commit a bulk, all or nothing; returns what its key answered earlier, if it did.
+
+        Raises:
+            StoreOverloaded | CommitUnknown | Unstorable: see `Batcher.submit`.
+        """
+        return await self._bulks.submit((batch, messages, key))
+
+    async def _insert_bulk(self, bulks: Sequence[_Bulk]) -> list[Earlier | None]:
+        [(batch, messages, key)] = bulks
         async with self._database.writing() as connection, connection.transaction():
             if key is not None:
                 taken = await connection.fetchval(
@@ -128,15 +154,15 @@ class MessageStore:
                     earlier = (await _find_keys(connection, [key])).get(_name(key))
                     if earlier is None:
                         raise StoreOverloaded("the key expired at this very moment")
-                    return earlier
+                    return [earlier]
             await connection.execute(
                 _SQL["insert_batch"], batch.id, batch.client_id, len(messages), batch.rejected, batch.answer
             )
             now: datetime = await connection.fetchval("SELECT now()")
             await connection.copy_records_to_table(
-                "messages", records=(_row(message, batch.id, now) for message in messages), columns=_COLUMNS
+                "messages", records=_rows(messages, batch.id, now), columns=_COLUMNS, timeout=BULK_PATIENCE_S
             )
-        return None
+        return [None]
 
     async def batch_answer(self, batch_id: UUID, client_id: UUID) -> bytes | None:
         """The answer of an earlier bulk."""
@@ -163,7 +189,7 @@ class MessageStore:
         """
         async with self._database.writing() as connection, connection.transaction():
             await lock_messages(connection, [message_id])
-            done = await connection.fetchval(_SQL["cancel"], message_id, client_id) is not None
+            done = await connection.fetchval(_SQL["cancel"], message_id, client_id, self._text_at_once) is not None
             return await connection.fetchrow(_SQL["message"], message_id, client_id), done
 
     async def history(self, message_id: UUID) -> tuple[list[Record], list[Record]]:
@@ -187,6 +213,14 @@ def _insert_arguments(items: Sequence[tuple[NewMessage, Key | None]]) -> list[li
         for m, key in items
     ]  # fmt: skip
     return [list(column) for column in zip(*rows, strict=True)]
+
+
+async def _rows(messages: Sequence[NewMessage], batch_id: UUID, now: datetime) -> AsyncIterator[tuple[Any, ...]]:
+    """The rows for COPY, in pieces so that other requests go on meanwhile."""
+    for number, message in enumerate(messages, start=1):
+        yield _row(message, batch_id, now)
+        if number % _CHUNK == 0:
+            await asyncio.sleep(0)
 
 
 def _row(message: NewMessage, batch_id: UUID, now: datetime) -> tuple[Any, ...]:

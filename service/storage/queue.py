@@ -110,9 +110,10 @@ class Settlement:
 class MessageQueue:
     """Claims, attempts and settlements; every one of them in batches."""
 
-    def __init__(self, database: Database, *, receipt_wait: timedelta) -> None:
+    def __init__(self, database: Database, *, receipt_wait: timedelta, text_at_once: Sequence[str] = ("otp",)) -> None:
         self._database = database
         self._receipt_wait = receipt_wait
+        self._text_at_once = list(text_at_once)
         self._begins: Batcher[Begin, Begun | None] = Batcher(self._begin, lock_key=lambda item: item.message_id.int)
         self._settlements: Batcher[Settlement, str | None] = Batcher(
             self._settle, lock_key=lambda item: item.message_id.int
@@ -149,7 +150,9 @@ class MessageQueue:
     async def _settle(self, items: Sequence[Settlement]) -> list[str | None]:
         async with self._database.writing() as connection, connection.transaction():
             await lock_messages(connection, [item.message_id for item in items])
-            rows = await connection.fetch(_SQL["settle"], *_settle_arguments(items), self._receipt_wait)
+            rows = await connection.fetch(
+                _SQL["settle"], *_settle_arguments(items), self._receipt_wait, self._text_at_once
+            )
         moved = {row["id"]: row["status"] for row in rows}
         return [moved.get(item.message_id) for item in items]
 

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from service.domain.receipt import reason_for
-from service.storage.batch import Batcher
+from service.storage.batch import PATIENCE_S, Batcher
 from service.storage.database import Connection, Database
 from service.storage.queue import lock_messages
 from service.storage.sql import queries
@@ -35,21 +35,25 @@ class News:
 class Applied:
     """What a receipt did. `recipient` None: no attempt is known by it (yet). `fresh`: it was not on record before.
 
-    `became` is the status that its message moved to, None where it stayed as it was.
+    `became` is the status that its message moved to, None where it stayed as it was. `age_s`: since its attempt began.
     """
 
     recipient: str | None = None
     fresh: bool = False
     became: str | None = None
+    country: str = ""
+    traffic: str = ""
+    age_s: float = 0.0
 
 
 class ReceiptStore:
     """Applies receipts in batches."""
 
-    def __init__(self, database: Database, *, receipt_wait: timedelta) -> None:
+    def __init__(self, database: Database, *, receipt_wait: timedelta, text_at_once: Sequence[str] = ("otp",)) -> None:
         self._database = database
         self._receipt_wait = receipt_wait
-        self._batcher: Batcher[News, Applied] = Batcher(self._apply)
+        self._text_at_once = list(text_at_once)
+        self._batcher: Batcher[News, Applied] = Batcher(self._apply, patience_s=PATIENCE_S)
 
     async def apply(self, news: News) -> Applied:
         """Record a receipt and move its message on; one that names no known attempt is kept as an orphan."""
@@ -61,9 +65,16 @@ class ReceiptStore:
             known = {(attempts[item], item.status): item for item in items if item in attempts}
             message_ids = await connection.fetch(_SQL["messages_of_attempts"], [attempt for attempt, _ in known])
             await lock_messages(connection, [row["message_id"] for row in message_ids])
-            rows = await connection.fetch(_SQL["apply_receipts"], *_arguments(known), self._receipt_wait)
+            rows = await connection.fetch(
+                _SQL["apply_receipts"], *_arguments(known), self._receipt_wait, self._text_at_once
+            )
             await _keep_orphans(connection, [item for item in items if item not in attempts])
-        applied = {(row["attempt_id"], row["status"]): Applied(row["recipient"], True, row["became"]) for row in rows}
+        applied = {
+            (row["attempt_id"], row["status"]): Applied(
+                row["recipient"], True, row["became"], row["country"], row["traffic"], row["age_s"]
+            )
+            for row in rows
+        }
         answers = []
         for item in items:
             if item not in attempts:

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from service.api.message_models import MessageSummary
-from service.domain.ids import new_id, read
+from service.domain.ids import new_attempt_id, new_id, read
 from service.domain.message import MessageStatus, Traffic, may_become
 from service.runtime import Runtime
 from service.storage.queue import Begin
@@ -115,7 +115,8 @@ async def test_a_cancel_and_a_claim_at_the_same_time_never_both_win(runtime: Run
         async def claim_and_begin() -> set[UUID]:
             claimed = await runtime.queue.claim(Traffic.TRANSACTIONAL, worker_id, {}, 100)
             begun = [
-                (one.id, await runtime.queue.begin(Begin(new_id(), one.id, "primary", worker_id))) for one in claimed
+                (one.id, await runtime.queue.begin(Begin(new_attempt_id(one.id), one.id, "primary", worker_id)))
+                for one in claimed
             ]
             return {message_id for message_id, written in begun if written is not None}
 

@@ -170,6 +170,7 @@ FROM (SELECT n, now() - n * interval '10 seconds' AS at FROM generate_series(1, 
 
 async def test_a_list_walks_the_index_and_never_the_table(runtime: Runtime) -> None:
     small, large = UUID(int=7), UUID("cfcd2084-95d5-65ef-66e7-dff9f98764da")  # md5 of "0"
+    next_month = f"messages_{datetime.now(UTC).replace(day=1) + timedelta(days=31):%Y_%m}"
     async with runtime.database.writing() as connection:
         await connection.execute(_FILL, small)
         await connection.execute("ANALYZE messages")
@@ -180,6 +181,8 @@ async def test_a_list_walks_the_index_and_never_the_table(runtime: Runtime) -> N
                 None, None, None, narrow, None, None, None, 51,
             )  # fmt: skip
             text = "\n".join(row[0] for row in plan)
-            assert "Seq Scan" not in text, text
-            assert ("messages_of_client" if client_id == small else "Index Scan") in text, text
+            # Next month's partition is empty: there it is all the same.
+            walked = [line for line in text.splitlines() if "Seq Scan" in line and next_month not in line]
+            assert not walked, text
+            assert ("client_id_id_idx" if client_id == small else "Index Scan") in text, text
         await connection.execute("DELETE FROM messages WHERE body = 'x'")

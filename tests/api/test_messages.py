@@ -15,7 +15,7 @@ _AT = datetime(2026, 1, 31, 9, 30, 0, 123_456, tzinfo=UTC)
 
 
 async def _attempt(runtime: Runtime, message_id: UUID, provider: str, outcome: str | None, after_s: int) -> UUID:
-    attempt_id = ids.new_id()
+    attempt_id = ids.new_attempt_id(message_id)
     await runtime.database.execute(
         "INSERT INTO attempts (id, message_id, provider, open, outcome, provider_message_id, started_at, ended_at)"
         " VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",

@@ -25,6 +25,7 @@ _OPERATIONS = {
     "/v1/messages/{message_id}": {"get"},
     "/v1/messages/{message_id}/cancel": {"post"},
     "/v1/messages/preview": {"post"},
+    "/v1/routes": {"get"},
     "/v1/hlr/{number}": {"get"},
     "/v1/suppressions": {"get", "post"},
     "/v1/suppressions/{number}": {"delete"},

@@ -18,7 +18,9 @@ _DELIVERED = {"message_id": "id-1", "status": "delivered", "error_code": 0}
 async def _sent(api: GatewayClient, runtime: Runtime, provider: str) -> tuple[str, str]:
     """A message that the provider has accepted: its id, and the path for its receipts."""
     message_id: str = (await api.send(body())).json()["message_id"]
-    internal, attempt_id = ids.read("msg", message_id), ids.new_id()
+    internal = ids.read("msg", message_id)
+    assert internal is not None
+    attempt_id = ids.new_attempt_id(internal)
     await runtime.database.execute(
         "INSERT INTO attempts (id, message_id, provider, outcome, provider_message_id)"
         " VALUES ($1, $2, $3, 'accepted', 'id-1')",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from service.storage.endpoints import MAX_ENDPOINTS, MAX_REPLAYED, EndpointChang
 from tests.api.client import CONFIG, problem
 from tests.gateway import make_key, open_gateway, serve
 from tests.listener import Listener
+from tests.rows import a_message
 
 URL = "https://shop.example.com/receipts"
 ROOT = "/v1/webhooks"
@@ -73,12 +75,17 @@ async def register(http: httpx.AsyncClient, url: str = URL, **fields: Any) -> di
 
 
 async def a_delivery(
-    runtime: Runtime, endpoint: dict[str, Any] | None, state: str = "dead", at: datetime | None = None, **changes: Any
+    runtime: Runtime,
+    endpoint: dict[str, Any] | None,
+    state: str = "dead",
+    at: datetime | None = None,
+    keep_message: bool = True,
+    **changes: Any,
 ) -> UUID:
     """A row of the outbox for the endpoint, or for a callback_url of the client of `client_id`."""
     found = ids.read("whe", endpoint["endpoint_id"]) if endpoint else None
     row: dict[str, Any] = {
-        "id": new_id(),
+        "id": UUID(int=ids.smallest_at(at or datetime.now(UTC)).int + secrets.randbits(80)),
         "message_id": new_id(),
         "endpoint_id": found,
         "target": str(found) if found else "client https://origin.example",
@@ -94,6 +101,8 @@ async def a_delivery(
     row |= changes
     if found is not None:
         row["client_id"] = (await in_store(runtime, "webhook_endpoints", found))["client_id"]
+    if keep_message:
+        await runtime.messages.add(a_message(row["client_id"], id=row["message_id"]), None)
     columns, places = ", ".join(row), ", ".join(f"${number}" for number in range(1, len(row) + 1))
     await runtime.database.execute(f"INSERT INTO webhook_deliveries ({columns}) VALUES ({places})", *row.values())  # noqa: S608 - names of our own
     return UUID(str(row["id"]))
@@ -400,6 +409,18 @@ async def test_a_range_that_is_too_large_replays_nothing(mine: httpx.AsyncClient
     assert problem(await mine.post(f"{ROOT}/{made['endpoint_id']}/replay", json=span), 422).code == "range_too_large"
     dead = (await mine.get(f"{ROOT}/{made['endpoint_id']}/deliveries", params={"state": "pending"})).json()
     assert dead["deliveries"] == []
+
+
+async def test_a_webhook_of_a_purged_message_is_not_replayed(mine: httpx.AsyncClient, runtime: Runtime) -> None:
+    made = await register(mine)
+    delivery_id = await a_delivery(runtime, made, keep_message=False)
+    one = await mine.post(f"{ROOT}/deliveries/{show('whd', delivery_id)}/replay")
+    assert problem(one, 409).code == "message_purged"
+    span = {"from": "2026-01-01T00:00:00Z", "to": "2999-01-01T00:00:00Z"}
+    answer = await mine.post(f"{ROOT}/{made['endpoint_id']}/replay", json=span)
+    assert answered(answer, 202, models.ReplayReply) == {"replayed": 0}
+    await runtime.endpoints.replay(delivery_id, made["endpoint_id"])
+    assert (await in_store(runtime, "webhook_deliveries", delivery_id))["state"] == "dead"
 
 
 async def test_nothing_is_replayed_to_a_disabled_endpoint(mine: httpx.AsyncClient, runtime: Runtime) -> None:

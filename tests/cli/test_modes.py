@@ -51,6 +51,8 @@ def test_serve_and_worker_deliver_together_and_stop_when_told(folder: Path, data
         "SIMULATOR_URL": f"http://127.0.0.1:{simulator}",
     }
     simulator_settings = {"SMS_SIMULATOR_API_KEY": "sim-key", "SMS_SIMULATOR_WEBHOOK_SECRET": SECRET}
+    # So rarely that only a hint from `serve` can have woken `worker` in time.
+    (folder / "gateway.yaml").write_text(CONFIG + "deliver: {poll_s: 60}\n")
     assert sms_gateway("migrate", **settings).stdout == "The database has the newest schema.\n"
     made = sms_gateway("keys", "create", "--client", "crm", "--scopes", "send,read", "--json", **settings)
     with ExitStack() as stack:

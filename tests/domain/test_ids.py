@@ -6,7 +6,7 @@ from uuid import RFC_4122, UUID
 
 import pytest
 
-from service.domain.ids import new_id, read, show, smallest_at
+from service.domain.ids import new_attempt_id, new_id, read, show, smallest_at
 
 
 def test_an_id_is_a_uuid_of_version_7_that_says_when_it_was_made() -> None:
@@ -26,6 +26,13 @@ def test_the_ids_of_a_time_begin_at_its_smallest() -> None:
     made = new_id()
     after = smallest_at(datetime.now(UTC) + timedelta(milliseconds=1))
     assert before < made < after
+
+
+def test_an_attempt_s_id_begins_like_its_message_s_and_is_another_each_time() -> None:
+    message_id = new_id()
+    made = [new_attempt_id(message_id) for _ in range(100)]
+    assert {one.int >> 32 for one in made} == {message_id.int >> 32}
+    assert len(set(made)) == 100
 
 
 @pytest.mark.parametrize("prefix", ["msg", "bat", "whd"])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.domain.receipt import ReceiptStatus, reason_for
+from service.domain.receipt import NUMBER_IS_DEAD, SUBSCRIBERS_OWN, ReceiptStatus, reason_for
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,9 @@ def test_a_negative_receipt_has_a_reason_and_no_other_has(
 
 def test_only_undelivered_and_failed_are_negative() -> None:
     assert {status.value for status in ReceiptStatus if status.negative} == {"undelivered", "failed"}
+
+
+def test_a_carriers_own_errors_do_not_lie_with_the_subscriber() -> None:
+    system_failure, data_missing, unexpected_data, facility_not_supported = 34, 35, 36, 21
+    assert SUBSCRIBERS_OWN.isdisjoint({0, system_failure, data_missing, unexpected_data, facility_not_supported})
+    assert NUMBER_IS_DEAD < SUBSCRIBERS_OWN

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,9 @@ def _verified(received: Received) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def a_world(dsn: str, folder: Path, config: str = CONFIG) -> AsyncIterator[World]:
+async def a_world(
+    dsn: str, folder: Path, config: str = CONFIG, *, settings: Environment | None = None
+) -> AsyncIterator[World]:
     """A world on a database of its own."""
     async with AsyncExitStack() as stack:
         simulators = [
@@ -126,7 +128,7 @@ async def a_world(dsn: str, folder: Path, config: str = CONFIG) -> AsyncIterator
         ]
         listener = await stack.enter_async_context(Listener())
         text = config.format(primary=simulators[0].base_url, fallback=simulators[1].base_url, secret=SIGNING_SECRET)
-        environment = Environment(port=_free_port())
+        environment = replace(settings or Environment(), port=free_port())
         runtime = await stack.enter_async_context(open_gateway(text, dsn, environment))
         url = await stack.enter_async_context(serve(create_app(runtime), environment.port))
         key = await make_key(runtime, "send", "hlr", "read")
@@ -136,7 +138,7 @@ async def a_world(dsn: str, folder: Path, config: str = CONFIG) -> AsyncIterator
         yield World(runtime, simulators[0], simulators[1], listener, http)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

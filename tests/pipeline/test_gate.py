@@ -105,6 +105,46 @@ async def test_a_failed_probe_keeps_the_breaker_open_for_longer(make_world: Make
     assert 8 < (await world.message(message_id))["due_in_s"] <= 10
 
 
+async def test_a_probe_that_was_never_called_leaves_its_place_to_the_next(make_world: MakeWorld) -> None:
+    """Its message found its lease lost after it had been let through."""
+    world = await make_world(routes=ONE_PROVIDER)
+    await break_it(world)
+    world.http.always("primary", Accepted("p"))
+    world.ahead_s += 5.1
+    await world.accept()
+    [claimed] = await world.queue.claim(Traffic.TRANSACTIONAL, world.lease.worker_id, {}, 10)
+    await world.database.execute("UPDATE messages SET worker_id = NULL, due_at = now(), status = 'queued'")
+    await world.deliver.deliver(claimed)
+    assert world.http.called().count("primary") == 5
+    assert breaker(world) == 1
+    await world.step()
+    assert world.http.called().count("primary") == 6
+    assert breaker(world) == 0
+
+
+async def test_calls_that_began_before_the_breaker_opened_say_nothing_of_the_time_after(make_world: MakeWorld) -> None:
+    world = await make_world(routes=ONE_PROVIDER)
+    answer = asyncio.Event()
+
+    async def late() -> Outcome:
+        await answer.wait()
+        return Unavailable("down")
+
+    world.http.script("primary", *[late] * 5)
+    begun = [await world.accept() for _ in range(5)]
+    stepping = asyncio.create_task(world.step())
+    while len(world.http.calls) < len(begun):  # noqa: ASYNC110 - the transport has no event
+        await asyncio.sleep(0.001)
+    await break_it(world)
+    world.ahead_s += 5.1
+    world.http.always("primary", Accepted("p"))
+    await world.send()
+    assert breaker(world) == 0
+    answer.set()
+    await stepping
+    assert breaker(world) == 0
+
+
 async def test_calls_in_flight_are_capped_and_otps_have_a_reserve(make_world: MakeWorld) -> None:
     world = await make_world(
         providers={"primary": provider("primary", max_in_flight=4, otp_reserve=0.5)}, routes=ONE_PROVIDER
@@ -114,7 +154,7 @@ async def test_calls_in_flight_are_capped_and_otps_have_a_reserve(make_world: Ma
     done = asyncio.Event()
 
     async def hold(traffic: Traffic) -> None:
-        async with gate.turn(traffic, CLIENT):
+        async with gate.turn(traffic, CLIENT, "MyApp"):
             entered.set()
             await done.wait()
 
@@ -124,12 +164,12 @@ async def test_calls_in_flight_are_capped_and_otps_have_a_reserve(make_world: Ma
         await asyncio.wait_for(entered.wait(), 5)
     for traffic in (Traffic.MARKETING, Traffic.OTP):
         with pytest.raises(Busy) as busy:
-            async with gate.turn(traffic, CLIENT):
+            async with gate.turn(traffic, CLIENT, "MyApp"):
                 pytest.fail("a fifth call")
         assert (busy.value.retry_in_s, busy.value.down) == (1.0, False)
     done.set()
     await asyncio.gather(*held)
-    async with gate.turn(Traffic.MARKETING, CLIENT), gate.turn(Traffic.TRANSACTIONAL, CLIENT):
+    async with gate.turn(Traffic.MARKETING, CLIENT, "MyApp"), gate.turn(Traffic.TRANSACTIONAL, CLIENT, "MyApp"):
         pass
 
 
@@ -138,11 +178,11 @@ async def test_marketing_that_gives_up_waiting_frees_what_it_held(make_world: Ma
         providers={"primary": provider("primary", max_in_flight=2, otp_reserve=0)}, routes=ONE_PROVIDER
     )
     gate = gate_of(world)
-    async with gate.turn(Traffic.OTP, CLIENT), gate.turn(Traffic.OTP, CLIENT):
+    async with gate.turn(Traffic.OTP, CLIENT, "MyApp"), gate.turn(Traffic.OTP, CLIENT, "MyApp"):
         with pytest.raises(Busy):
-            async with gate.turn(Traffic.MARKETING, CLIENT):
+            async with gate.turn(Traffic.MARKETING, CLIENT, "MyApp"):
                 pytest.fail("a third call")
-    async with gate.turn(Traffic.MARKETING, CLIENT), gate.turn(Traffic.MARKETING, CLIENT):
+    async with gate.turn(Traffic.MARKETING, CLIENT, "MyApp"), gate.turn(Traffic.MARKETING, CLIENT, "MyApp"):
         pass
 
 
@@ -201,7 +241,7 @@ async def test_a_campaign_lines_up_behind_itself_and_delays_neither_another_clie
 
     async def told_s(traffic: Traffic, client_id: UUID) -> float:
         with pytest.raises(Busy) as busy:
-            async with gate.turn(traffic, client_id):
+            async with gate.turn(traffic, client_id, "MyApp"):
                 pytest.fail("its turn is too far away")
         return busy.value.retry_in_s
 
@@ -235,3 +275,30 @@ async def break_it(world: World) -> None:
         await world.send()
     await world.database.execute("UPDATE messages SET status = 'failed', due_at = NULL")
     assert breaker(world) == 2
+
+
+async def test_a_sender_with_a_pace_of_its_own_is_held_to_it_and_holds_up_no_other(make_world: MakeWorld) -> None:
+    senders = {"MyApp": {"traffic": "transactional"}, "+447700900999": {"traffic": "transactional", "mps": 0.01}}
+    world = await make_world(senders=senders, routes=ONE_PROVIDER)
+    slow = [await world.accept(sender="+447700900999") for _ in range(3)]
+    quick = [await world.accept() for _ in range(3)]
+    await world.step()
+    assert len(world.http.calls) == 4
+    assert [await world.where(message_id) for message_id in quick] == [("sent", None)] * 3
+    waiting = [message for message in slow if await world.where(message) == ("queued", "provider_busy")]
+    assert len(waiting) == 2
+    due = sorted([(await world.message(message_id))["due_at"] for message_id in waiting])
+    assert (due[1] - due[0]).total_seconds() == pytest.approx(100, abs=1)
+
+
+async def test_a_sender_has_its_pace_at_each_provider_and_draws_on_the_providers_too(make_world: MakeWorld) -> None:
+    senders = {"MyApp": {"traffic": "transactional", "mps": 0.01}}
+    world = await make_world(senders=senders, providers={"primary": provider("primary", mps=500)})
+    for _ in range(2):
+        await world.accept(validity_s=60.0)  # ends before the sender's next slot at the primary
+    await world.step()
+    assert sorted(world.http.called()) == ["fallback", "primary"]
+    keys = {row["key"] for row in await world.database.fetch("SELECT key FROM pacing WHERE key LIKE 'mps:%'")}
+    assert keys == {
+        "mps:primary", "mps:primary:other", "mps:primary:sender:MyApp", "mps:fallback:sender:MyApp",
+    }  # fmt: skip

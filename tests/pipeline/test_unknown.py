@@ -9,9 +9,10 @@ import pytest
 
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.errors import MaybeSent
+from service.providers.adapter import Capabilities
 from tests import rows
 from tests.pipeline.conftest import MakeWorld
-from tests.pipeline.world import WITHOUT_KEY, World, bodies, news
+from tests.pipeline.world import WITH_KEY, WITHOUT_KEY, World, bodies, news
 
 NOT_CLEARING = [
     pytest.param(Unknown("http_500"), id="unknown"),
@@ -42,6 +43,27 @@ async def test_an_otp_still_in_doubt_after_its_repeat_is_resent_through_the_next
     assert world.http.called() == ["primary", "primary", "fallback"]
     assert await world.where(message_id) == ("sent", None)
     assert await world.attempts(message_id) == [("primary", "unknown", True, 2), ("fallback", "accepted", True, 1)]
+
+
+@pytest.mark.parametrize("capabilities", [WITH_KEY, WITHOUT_KEY], ids=["with key", "without key"])
+async def test_what_a_receipt_says_is_sent_while_its_call_hangs_goes_to_no_other_provider(
+    make_world: MakeWorld, capabilities: Capabilities
+) -> None:
+    world = await make_world(capabilities)
+
+    async def sent_but_not_answered() -> Outcome:
+        [attempt] = await rows.attempts(world.database, message_id)
+        await world.receive.apply(news(attempt["id"], "sent"))
+        return Unknown("read_timeout")
+
+    world.http.script("primary", sent_but_not_answered)
+    message_id = await world.accept("otp")
+    await world.step()
+    assert world.http.called() == ["primary"]
+    await world.runtime.upkeep.release(world.lease.worker_id, [message_id], [])
+    await world.step()
+    assert await world.where(message_id) == ("sent", None)
+    assert world.http.called() == ["primary"]
 
 
 async def test_an_otp_that_is_rejected_on_its_repeat_fails(world: World) -> None:

@@ -150,7 +150,7 @@ async def test_a_message_that_was_put_back_and_claimed_at_once_is_still_seen_as_
     running = asyncio.create_task(lane.run())
     await begun.get()
     await world.database.execute(
-        "INSERT INTO attempts (id, message_id, provider) VALUES (new_id(), $1, 'p')", message_id
+        "INSERT INTO attempts (id, message_id, provider) VALUES (last_attempt($1), $1, 'p')", message_id
     )
     await world.database.execute("UPDATE messages SET worker_id = NULL, due_at = now() WHERE id = $1", message_id)
     again = await asyncio.wait_for(begun.get(), 10)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from service.domain.ids import new_id
+from service.domain.ids import new_attempt_id, new_id
 from service.domain.message import Traffic
 from service.storage.database import Database
 from service.storage.messages import MessageStore
@@ -59,7 +59,7 @@ class Store:
 
     async def begin(self, worker_id: UUID, message_id: UUID, provider: str = "primary") -> UUID:
         """An attempt whose call is under way."""
-        attempt_id = new_id()
+        attempt_id = new_attempt_id(message_id)
         assert await self.queue.begin(Begin(attempt_id, message_id, provider, worker_id)) is not None
         return attempt_id
 

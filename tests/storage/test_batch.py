@@ -196,3 +196,42 @@ async def test_a_caller_who_has_left_hears_of_no_failure() -> None:
     go.set()
     with pytest.raises(StoreOverloaded):
         await callers[1]
+
+
+async def test_one_who_waits_behind_a_hanging_batch_hears_in_time_that_nothing_was_stored() -> None:
+    store = Held()
+    batcher = Batcher(store.run, patience_s=0.05)
+    first = asyncio.create_task(batcher.submit(1))
+    await store.begun.wait()
+    with pytest.raises(StoreOverloaded):
+        await batcher.submit(2)
+    store.go.set()
+    with pytest.raises(CommitUnknown):
+        await first
+    assert await batcher.submit(3) == 30
+    assert store.stored == [1, 3], "what was told to be not stored is not"
+
+
+async def test_one_whose_batch_hangs_hears_in_time_that_its_fate_is_unknown() -> None:
+    store = Held()
+    batcher = Batcher(store.run, patience_s=0.01)
+    with pytest.raises(CommitUnknown):
+        await batcher.submit(1)
+    store.go.set()
+    assert await batcher.submit(2) == 20
+    assert store.stored == [1, 2]
+
+
+async def test_one_who_leaves_before_its_batch_began_is_not_stored() -> None:
+    store = Held()
+    batcher = Batcher(store.run)
+    first = asyncio.create_task(batcher.submit(1))
+    await store.begun.wait()
+    gone = asyncio.create_task(batcher.submit(2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    store.go.set()
+    await first
+    assert await batcher.submit(3) == 30
+    assert store.stored == [1, 3]

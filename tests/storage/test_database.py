@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -166,3 +169,68 @@ async def test_a_url_that_is_none_is_a_matter_of_configuration() -> None:
 
 async def test_what_asyncpg_says_of_a_connection_that_ended_between_two_steps_is_of_the_store() -> None:
     assert isinstance(store_error(asyncpg.InternalClientError("another operation is in progress")), CommitUnknown)
+
+
+async def test_connections_that_turned_read_only_are_replaced(postgres: str, template: str) -> None:
+    """As after a failover: the old connections lead to what is a standby now, new ones to the primary."""
+    async with migrated_database(postgres, template) as dsn, administered(postgres, dsn) as (admin, name):
+        await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        database = await Database.open(dsn, connections=4)
+        await asyncio.gather(*(database.execute("SELECT pg_sleep(0.05)") for _ in range(4)))
+        assert set(await asyncio.gather(*(failure(database) for _ in range(4)))) == {StoreOverloaded}
+        await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        await until_it_stores(database)
+        assert all(await asyncio.gather(*(stores(database) for _ in range(4))))
+        await database.close()
+
+
+async def test_a_server_without_a_free_connection_has_stored_nothing(postgres: str, template: str) -> None:
+    async with migrated_database(postgres, template) as dsn, administered(postgres, dsn) as (admin, name):
+        # Only so can a database of a server that others use too be full, and only for those who are no superusers.
+        password = secrets.token_hex(8)
+        await admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}' CONNECTION LIMIT 1")
+        target = urlsplit(dsn)
+        own = target._replace(netloc=f"{name}:{password}@{target.hostname}:{target.port}")
+        try:
+            first = await Database.open(urlunsplit(own), connections=1)
+            second = await asyncpg.create_pool(urlunsplit(own), min_size=0, max_size=1)
+            with pytest.raises(StoreOverloaded, match="TooManyConnectionsError"):
+                await Database(second).fetch("SELECT 1")
+            await first.close()
+            assert await Database(second).fetch("SELECT 1")
+            await second.close()
+        finally:
+            await admin.execute(f"DROP ROLE {name}")
+
+
+async def test_a_read_of_a_server_that_hangs_ends_in_time(own: Database) -> None:
+    with pytest.raises(StoreOverloaded, match="in time"):
+        async with own.reading(within_s=0.05) as connection:
+            await connection.execute("SELECT pg_sleep(60)")
+    assert await own.fetch("SELECT 1")
+
+
+async def until_it_stores(database: Database) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            if await stores(database):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def stores(database: Database) -> bool:
+    try:
+        await database.execute(INSERT)
+    except StoreError:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def administered(postgres: str, dsn: str) -> AsyncIterator[tuple[asyncpg.Connection, str]]:
+    """The superuser's connection, and the name of the database of `dsn`."""
+    admin = await asyncpg.connect(postgres)
+    try:
+        yield admin, database_name(dsn)
+    finally:
+        await admin.close()

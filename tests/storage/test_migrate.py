@@ -3,10 +3,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import asyncpg
 import pytest
 
+from service.domain.ids import new_attempt_id, new_id, smallest_at
+from service.errors import ConfigurationError
 from service.storage.database import Database
 from service.storage.migrate import migrate, newest_version
 from tests.postgres import create_database, drop_database
@@ -49,6 +52,40 @@ async def test_replicas_may_migrate_at_the_same_time_because_one_waits_for_the_o
     assert [out.decode().strip() for out, _ in await answers] == [newest_version()] * 2
     assert [replica.returncode for replica in replicas] == [0, 0]
     await held.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "advice"), [("0001", "remove the data folder"), ("v9999", "newer release: use that release")]
+)
+async def test_a_schema_that_is_not_known_is_left_alone_with_advice(empty_dsn: str, version: str, advice: str) -> None:
+    database = await Database.open(empty_dsn, connections=1)
+    await database.execute("CREATE TABLE alembic_version (version_num varchar(32) NOT NULL)")
+    await database.execute("INSERT INTO alembic_version VALUES ($1)", version)
+    with pytest.raises(ConfigurationError, match=advice):
+        await asyncio.to_thread(migrate, empty_dsn)
+    assert await database.schema_version() == version
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    "at", [datetime(2026, 11, 23, 9, 30, 0, 123_999, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)]
+)
+async def test_the_database_reckons_the_bounds_of_ids_as_we_do(empty_dsn: str, at: datetime) -> None:
+    await asyncio.to_thread(migrate, empty_dsn)
+    database = await Database.open(empty_dsn, connections=1)
+    message_id = new_id()
+    row = await database.fetchrow(
+        "SELECT smallest_at($1) AS smallest, first_attempt($2) AS first, last_attempt($2) AS last,"
+        " smallest_at('0001-01-01') AS earliest, smallest_at('infinity') AS latest",
+        at,
+        message_id,
+    )
+    assert row is not None
+    assert row["smallest"] == smallest_at(at)
+    assert row["first"] <= new_attempt_id(message_id) <= row["last"]
+    assert row["last"].int - row["first"].int == 2**32 - 1
+    assert (row["earliest"].int, row["latest"].int >> 80) == (0, 2**48 - 1)
+    await database.close()
 
 
 async def test_a_second_run_changes_nothing(empty_dsn: str) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from service.domain.ids import new_id
+from service.domain.ids import new_attempt_id, new_id
 from service.domain.message import Traffic
 from service.storage.queue import Begin, Begun, Move, Settlement, Tried
 from tests import rows
@@ -116,7 +116,7 @@ async def test_an_attempt_is_written_with_the_time_that_is_left(store: Store) ->
     worker_id = await store.worker()
     message_id = await store.claimed(worker_id)
     await store.age(message_id, 500)
-    begun = await store.queue.begin(Begin(new_id(), message_id, "primary", worker_id))
+    begun = await store.queue.begin(Begin(new_attempt_id(message_id), message_id, "primary", worker_id))
     assert isinstance(begun, Begun)
     assert begun.call_s == pytest.approx(599, abs=5)
     assert 95 <= begun.validity_s <= 100
@@ -127,7 +127,7 @@ async def test_an_attempt_is_written_with_the_time_that_is_left(store: Store) ->
 async def test_a_repeat_counts_a_call_and_has_the_validity_of_the_first(store: Store) -> None:
     worker_id = await store.worker()
     message_id = await store.claimed(worker_id)
-    begin = Begin(new_id(), message_id, "primary", worker_id)
+    begin = Begin(new_attempt_id(message_id), message_id, "primary", worker_id)
     first = await store.queue.begin(begin)
     assert first is not None
     await store.database.execute("UPDATE messages SET expires_at = expires_at - interval '100 seconds'")
@@ -159,7 +159,8 @@ async def test_a_call_that_a_late_answer_has_decided_meanwhile_is_not_repeated(s
     assert await store.queue.begin(Begin(attempt_id, message_id, "primary", worker_id)) is None
     [attempt] = await rows.attempts(store.database, message_id)
     assert (attempt["outcome"], attempt["open"], attempt["calls"]) == ("unavailable", False, 1)
-    assert await store.queue.begin(Begin(new_id(), message_id, "primary", worker_id)) is not None, "a new call may be"
+    anew = Begin(new_attempt_id(message_id), message_id, "primary", worker_id)
+    assert await store.queue.begin(anew) is not None, "a new call may be"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ async def test_no_attempt_is_begun_by_a_worker_that_may_not(store: Store, change
     worker_id = await store.worker()
     message_id = await store.claimed(worker_id)
     await store.database.execute(change)
-    assert await store.queue.begin(Begin(new_id(), message_id, "primary", worker_id)) is None
+    assert await store.queue.begin(Begin(new_attempt_id(message_id), message_id, "primary", worker_id)) is None
     assert await rows.attempts(store.database, message_id) == []
 
 
@@ -188,8 +189,8 @@ async def test_in_one_batch_only_those_who_may_begin(store: Store) -> None:
     second = await store.claimed(dead)
     await rows.end_lease(store.database, dead)
     answers = await asyncio.gather(
-        store.queue.begin(Begin(new_id(), first, "primary", mine)),
-        store.queue.begin(Begin(new_id(), second, "primary", dead)),
+        store.queue.begin(Begin(new_attempt_id(first), first, "primary", mine)),
+        store.queue.begin(Begin(new_attempt_id(second), second, "primary", dead)),
     )
     assert [answer is not None for answer in answers] == [True, False]
 

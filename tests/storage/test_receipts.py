@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain.ids import new_id
+from service.domain.ids import new_attempt_id, new_id
 from service.domain.message import OWN_GUESSES, MessageStatus, may_become
 from service.storage.database import Database
 from service.storage.receipts import News
@@ -42,7 +42,7 @@ async def a_sent_message(
         columns.get("reason"),
         columns["worker_id"],
     )
-    attempt_ids = sorted(new_id() for _ in outcomes)
+    attempt_ids = sorted(new_attempt_id(message_id) for _ in outcomes)
     for attempt_id, outcome in zip(attempt_ids, outcomes, strict=True):
         await store.database.execute(
             "INSERT INTO attempts (id, message_id, provider, outcome) VALUES ($1, $2, 'primary', $3)",

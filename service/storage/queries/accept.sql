@@ -57,27 +57,33 @@ SELECT id, accepted, rejected, created_at FROM batches WHERE id = $1 AND client_
 SELECT status, count(*) AS messages FROM messages WHERE batch_id = $1 GROUP BY status
 
 -- name: message
--- One message of a client, with everything a caller may know of it.
+-- One message of a client, with everything a caller may know of it. (A join, because the plan of `id = $1` differs from
+-- partition to partition, so PostgreSQL would plan it each time rather than keep one plan that finds the partition.)
 SELECT id, client_id, batch_id, recipient, sender, traffic, country, encoding, segments, reference, status, reason,
        error_code, send_at, expires_at, created_at, sent_at, ended_at
-FROM messages
-WHERE id = $1 AND client_id = $2
+FROM unnest(ARRAY[$1::uuid]) AS i (id)
+JOIN messages USING (id)
+WHERE client_id = $2
 
 -- name: cancel
--- Takes a message back that nobody has claimed; runs under lock_messages.
-UPDATE messages SET status = 'cancelled', reason = NULL, due_at = NULL, ended_at = now()
+-- Takes a message back that nobody has claimed; runs under lock_messages. $3 the traffic whose text goes at once.
+UPDATE messages
+SET status = 'cancelled', reason = NULL, due_at = NULL, ended_at = now(),
+    body = CASE WHEN traffic = ANY ($3::text[]) THEN NULL ELSE body END
 WHERE id = $1 AND client_id = $2 AND status = 'queued'
 RETURNING id
 
 -- name: attempts
 SELECT id, provider, calls, open, outcome, reason, code, provider_message_id, started_at, ended_at
-FROM attempts
-WHERE message_id = $1
+FROM unnest(ARRAY[$1::uuid]) AS i (message_id)
+JOIN attempts USING (message_id)
+WHERE id BETWEEN first_attempt(i.message_id) AND last_attempt(i.message_id)
 ORDER BY started_at, id
 
 -- name: receipts
 SELECT a.provider, r.status, r.error_code, r.provider_code, r.occurred_at, r.received_at
-FROM attempts AS a
+FROM unnest(ARRAY[$1::uuid]) AS i (message_id)
+JOIN attempts AS a USING (message_id)
 JOIN receipts AS r ON r.attempt_id = a.id
-WHERE a.message_id = $1
+WHERE a.id BETWEEN first_attempt(i.message_id) AND last_attempt(i.message_id)
 ORDER BY r.received_at, r.status

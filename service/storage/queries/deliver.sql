@@ -40,29 +40,37 @@ FROM claimed AS c
 CROSS JOIN LATERAL (
     SELECT json_agg(json_build_array(id, provider, open, outcome, calls) ORDER BY started_at, id)::text AS tried
     FROM attempts
-    WHERE message_id = c.id
+    WHERE message_id = c.id AND id BETWEEN first_attempt(c.id) AND last_attempt(c.id)
 ) AS a
 
 -- name: begin_attempts
 -- Writes attempts before their calls, and only for messages that are still the worker's, whose lease holds for more
 -- than a second and which have not expired. A known attempt is a repeat: same key, same body, one call more.
+-- None for a message that a provider is known to have: a receipt may have said so while its worker was in doubt.
 -- call_s ends a second before the lease, by the clock (this statement may have waited for a lock).
 -- $1 attempts, $2 messages, $3 providers, $4 workers.
 WITH owned AS MATERIALIZED (
-    SELECT id, worker_id, expires_at
-    FROM messages
-    WHERE id = ANY ($2) AND status = 'sending' AND expires_at > now()
-    ORDER BY id
-    FOR NO KEY UPDATE
+    SELECT m.id, m.worker_id, m.expires_at
+    FROM (SELECT DISTINCT id FROM unnest($2::uuid[]) AS i (id)) AS i
+    JOIN messages AS m USING (id)
+    WHERE m.status = 'sending' AND m.expires_at > now()
+    ORDER BY m.id
+    FOR NO KEY UPDATE OF m
 ), allowed AS (
     SELECT i.id, i.message_id, i.provider, o.expires_at, w.expires_at - clock_timestamp() - interval '1 second' AS call
     FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[]) AS i (id, message_id, provider, worker_id)
     JOIN owned AS o ON o.id = i.message_id AND o.worker_id = i.worker_id
     JOIN workers AS w ON w.id = i.worker_id AND w.expires_at > clock_timestamp() + interval '1 second'
+    WHERE NOT EXISTS (
+        SELECT FROM attempts AS a
+        WHERE a.message_id = o.id AND a.id BETWEEN first_attempt(o.id) AND last_attempt(o.id)
+          AND a.open AND a.outcome = 'accepted'
+    )
 ), written AS (
     INSERT INTO attempts AS a (id, message_id, provider)
     SELECT id, message_id, provider FROM allowed
-    ON CONFLICT (id) DO UPDATE SET calls = a.calls + 1 WHERE a.open  -- closed: somebody knows by now
+    ON CONFLICT (id) DO UPDATE SET calls = a.calls + 1
+    WHERE a.open AND a.provider = EXCLUDED.provider  -- closed: somebody knows by now
     RETURNING a.id, a.started_at
 )
 SELECT w.id,
@@ -74,12 +82,13 @@ JOIN allowed AS a USING (id)
 -- name: lock_messages
 -- Taken first by everything that decides from a message and its attempts together, so that the next statement sees
 -- what the last holder committed. In id order, so that two batches cannot deadlock.
-SELECT id FROM messages WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE
+-- (A join, because `id = ANY` looks into every partition where it is planned without the ids.)
+SELECT m.id FROM unnest($1::uuid[]) AS i (id) JOIN messages AS m USING (id) ORDER BY m.id FOR NO KEY UPDATE OF m
 
 -- name: settle
 -- Closes attempts with their outcomes and moves their messages on; runs under lock_messages.
 -- An ended message puts its webhooks into the outbox here, in the same statement.
--- $1..$11 what happened, $12 how long a receipt is waited for after expiry.
+-- $1..$11 what happened, $12 how long a receipt is waited for after expiry, $13 the traffic whose text goes at the end.
 WITH input AS (
     SELECT *
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::boolean[], $6::text[], $7::text[], $8::text[],
@@ -100,11 +109,13 @@ WITH input AS (
     SET open = false
     FROM input AS i
     WHERE i.move = 'give_up' AND i.attempt_id IS NULL AND a.message_id = i.message_id AND a.open
+      AND a.id BETWEEN first_attempt(i.message_id) AND last_attempt(i.message_id)
 ), decided AS (
     SELECT i.*,
            CASE WHEN i.move IN ('fail', 'put_back') AND EXISTS (
                     SELECT FROM attempts AS a
                     WHERE a.message_id = i.message_id AND a.open
+                      AND a.id BETWEEN first_attempt(i.message_id) AND last_attempt(i.message_id)
                       AND (a.id IS DISTINCT FROM i.attempt_id OR NOT i.closes OR a.outcome = 'accepted')
                 )
                 THEN CASE i.move WHEN 'fail' THEN 'hold' ELSE 'park' END
@@ -130,7 +141,9 @@ WITH input AS (
         reason = CASE WHEN d.verdict <> 'sent' THEN d.reason END,
         error_code = CASE WHEN d.verdict IN ('fail', 'give_up') THEN d.error_code END,
         sent_at = CASE WHEN d.verdict = 'sent' THEN now() ELSE m.sent_at END,
-        ended_at = CASE WHEN d.verdict IN ('fail', 'give_up', 'no_receipt') THEN now() END
+        ended_at = CASE WHEN d.verdict IN ('fail', 'give_up', 'no_receipt') THEN now() END,
+        body = CASE WHEN d.verdict IN ('fail', 'give_up', 'no_receipt') AND m.traffic = ANY ($13::text[]) THEN NULL
+                    ELSE m.body END
     FROM decided AS d
     WHERE m.id = d.message_id
       AND CASE d.verdict

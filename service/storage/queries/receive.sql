@@ -1,11 +1,12 @@
 -- name: messages_of_attempts
-SELECT DISTINCT message_id FROM attempts WHERE id = ANY ($1)
+SELECT DISTINCT a.message_id FROM unnest($1::uuid[]) AS i (id) JOIN attempts AS a USING (id)
 
 -- name: apply_receipts
 -- Records receipts, closes their attempts and moves their messages on; runs under lock_messages.
 -- A receipt already on record changes nothing. `delivered` from any attempt wins; otherwise a message ends when no
 -- attempt of it is open. An ended message is left alone, except that a late `delivered` corrects our own guesses.
--- $1..$7 the receipts (no pair of attempt and status twice), $8 how long a receipt is waited for after expiry.
+-- $1..$7 the receipts (no pair of attempt and status twice), $8 how long a receipt is waited for after expiry, $9 the
+-- traffic whose text goes at the end.
 WITH input AS (
     SELECT *
     FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::timestamptz[], $6::text[], $7::text[])
@@ -44,6 +45,7 @@ WITH input AS (
                news.status <> 'delivered' AND news.open AND NOT EXISTS (
                    SELECT FROM attempts AS o
                    WHERE o.message_id = news.message_id AND o.open
+                     AND o.id BETWEEN first_attempt(news.message_id) AND last_attempt(news.message_id)
                      AND o.id NOT IN (SELECT attempt_id FROM news WHERE status <> 'sent')
                ) AS was_last
         FROM news
@@ -59,7 +61,8 @@ WITH input AS (
         due_at = CASE WHEN v.status = 'sent' THEN m.expires_at + $8::interval END,
         worker_id = NULL,
         sent_at = coalesce(m.sent_at, now()),
-        ended_at = CASE WHEN v.status <> 'sent' THEN now() END
+        ended_at = CASE WHEN v.status <> 'sent' THEN now() END,
+        body = CASE WHEN v.status <> 'sent' AND m.traffic = ANY ($9::text[]) THEN NULL ELSE m.body END
     FROM verdicts AS v
     WHERE m.id = v.message_id
       AND CASE v.status
@@ -82,7 +85,8 @@ WITH input AS (
      AND (e.events IS NULL OR 'message.' || m.status = ANY (e.events))
     WHERE m.ended_at IS NOT NULL AND (m.callback_url IS NOT NULL OR e.id IS NOT NULL)
 )
-SELECT f.attempt_id, f.status, m.recipient, moved.status AS became
+SELECT f.attempt_id, f.status, m.recipient, moved.status AS became, m.country, m.traffic,
+       extract(epoch FROM now() - a.started_at)::float8 AS age_s
 FROM fresh AS f
 JOIN attempts AS a ON a.id = f.attempt_id
 JOIN messages AS m ON m.id = a.message_id

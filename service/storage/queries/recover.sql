@@ -15,16 +15,21 @@ FOR NO KEY UPDATE SKIP LOCKED
 
 -- name: close_abandoned
 -- A call that was on its way when its worker died may have been accepted.
-UPDATE attempts SET outcome = 'unknown', reason = 'worker_died', ended_at = now()
-WHERE outcome IS NULL
-  AND message_id IN (SELECT id FROM messages WHERE id = ANY ($1) AND worker_id = $2 AND status = 'sending')
+UPDATE attempts AS a SET outcome = 'unknown', reason = 'worker_died', ended_at = now()
+FROM unnest($1::uuid[]) AS i (id)
+JOIN messages AS m USING (id)
+WHERE a.outcome IS NULL AND a.message_id = m.id AND a.id BETWEEN first_attempt(i.id) AND last_attempt(i.id)
+  AND m.worker_id = $2 AND m.status = 'sending'
 
 -- name: release_abandoned
 UPDATE messages AS m
 SET worker_id = NULL, due_at = now(),
-    status = CASE WHEN EXISTS (SELECT FROM attempts AS a WHERE a.message_id = m.id AND a.open) THEN 'sending'
+    status = CASE WHEN EXISTS (SELECT FROM attempts AS a
+                               WHERE a.message_id = m.id AND a.open
+                                 AND a.id BETWEEN first_attempt(m.id) AND last_attempt(m.id)) THEN 'sending'
                   ELSE 'queued' END
-WHERE m.id = ANY ($1) AND m.worker_id = $2 AND m.status = 'sending'
+FROM unnest($1::uuid[]) AS i (id)
+WHERE m.id = i.id AND m.worker_id = $2 AND m.status = 'sending'
 RETURNING m.id
 
 -- name: release_deliveries

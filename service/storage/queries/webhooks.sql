@@ -59,7 +59,8 @@ LIMIT $4
 -- name: replayable
 -- $1 a webhook, $2 its client. `obstacle`: why its endpoint gets nothing.
 SELECT d.target,
-       CASE WHEN d.endpoint_id IS NULL THEN NULL
+       CASE WHEN NOT EXISTS (SELECT FROM messages AS m WHERE m.id = d.message_id) THEN 'message_purged'
+            WHEN d.endpoint_id IS NULL THEN NULL
             WHEN e.id IS NULL THEN 'endpoint_deleted'
             WHEN e.disabled_at IS NOT NULL THEN 'endpoint_disabled' END AS obstacle
 FROM webhook_deliveries AS d
@@ -69,14 +70,17 @@ WHERE d.id = $1 AND d.client_id = $2
 -- name: lock_range
 -- $1 endpoint, $2 from, $3 to (without it), $4 state, $5 how many.
 SELECT id
-FROM webhook_deliveries
+FROM webhook_deliveries AS d
 WHERE endpoint_id = $1 AND created_at >= $2 AND created_at < $3 AND state = $4
+  AND id >= smallest_at($2 - interval '5 minutes') AND id < smallest_at($3 + interval '5 minutes')
+  AND EXISTS (SELECT FROM messages AS m WHERE m.id = d.message_id)
 ORDER BY id
 LIMIT $5
-FOR UPDATE
+FOR UPDATE OF d
 
 -- name: replay
--- Due at once, with all retries before it again. What is on its way at this moment goes on.
-UPDATE webhook_deliveries
+-- Due at once, with all retries before it again. What is on its way at this moment goes on, and what tells of a message
+-- that has been purged stays.
+UPDATE webhook_deliveries AS d
 SET state = 'pending', attempts = 0, due_at = now(), ended_at = NULL
-WHERE id = ANY ($1) AND worker_id IS NULL
+WHERE id = ANY ($1) AND worker_id IS NULL AND EXISTS (SELECT FROM messages AS m WHERE m.id = d.message_id)

@@ -1,6 +1,6 @@
--- The first schema. Ids are UUIDv7: sortable by time, so that primary keys grow at their right edge and old rows can
--- later be dropped by partition. Hot tables have no foreign keys (a check per row on the way of every message) and as
--- few indexes as their readers allow.
+-- The first schema. Ids are UUIDv7: sortable by time, so that primary keys grow at their right edge and old rows go by
+-- partition (docs/retention.md). Hot tables have no foreign keys (a check per row on the way of every message) and as few
+-- indexes as their readers allow.
 
 -- Who calls. webhook_secret is encrypted with a key derived from SMS_GATEWAY_SECRET_KEY.
 CREATE TABLE clients (
@@ -55,7 +55,7 @@ CREATE TABLE messages (
     created_at   timestamptz NOT NULL DEFAULT now(),
     sent_at      timestamptz,
     ended_at     timestamptz
-) WITH (fillfactor = 85);
+) PARTITION BY RANGE (id);
 
 CREATE INDEX messages_queue ON messages (traffic, client_id, due_at)
     WHERE due_at IS NOT NULL AND status IN ('queued', 'sending');
@@ -63,9 +63,12 @@ CREATE INDEX messages_claimed ON messages (worker_id) WHERE worker_id IS NOT NUL
 CREATE INDEX messages_awaiting_receipt ON messages (due_at) WHERE status = 'sent';
 CREATE INDEX messages_of_client ON messages (client_id, id);
 CREATE INDEX messages_of_batch ON messages (batch_id) WHERE batch_id IS NOT NULL;
+-- For the purge of texts. Without `body` in it, so that the purge is a HOT update.
+CREATE INDEX messages_ended ON messages (ended_at) WHERE ended_at IS NOT NULL;
 
 -- One row a call to a provider, written before the call. A repeat with the same idempotency key is the same attempt
 -- (calls counts it), because its body, callback URL included, must be the same. open: it may still be delivered.
+-- The id begins like its message's, so that the attempts of a message lie together, in the partition of its period.
 CREATE TABLE attempts (
     id                  uuid PRIMARY KEY,
     message_id          uuid NOT NULL,
@@ -78,9 +81,8 @@ CREATE TABLE attempts (
     provider_message_id text,
     started_at          timestamptz NOT NULL DEFAULT now(),
     ended_at            timestamptz
-) WITH (fillfactor = 85);
+) PARTITION BY RANGE (id);
 
-CREATE INDEX attempts_of_message ON attempts (message_id);
 -- For accounts whose receipts come to one URL and name only the provider's id.
 CREATE INDEX attempts_by_provider_id ON attempts (provider, provider_message_id) WHERE provider_message_id IS NOT NULL;
 
@@ -93,7 +95,7 @@ CREATE TABLE receipts (
     occurred_at   timestamptz,
     received_at   timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (attempt_id, status)
-);
+) PARTITION BY RANGE (attempt_id);
 
 -- Receipts that name a provider's id which we do not know (yet): matched later, dropped after a while.
 CREATE TABLE orphan_receipts (
@@ -127,7 +129,7 @@ CREATE TABLE batches (
     rejected   integer NOT NULL,
     answer     bytea NOT NULL,                             -- the reply as sent, for replays
     created_at timestamptz NOT NULL DEFAULT now()
-);
+) PARTITION BY RANGE (id);
 
 -- Registered by clients. The previous secret signs too until it ends.
 CREATE TABLE webhook_endpoints (
@@ -164,11 +166,10 @@ CREATE TABLE webhook_deliveries (
     last_error   text,
     created_at   timestamptz NOT NULL DEFAULT now(),
     ended_at     timestamptz
-) WITH (fillfactor = 85);
+) PARTITION BY RANGE (id);
 CREATE INDEX webhook_deliveries_queue ON webhook_deliveries (target, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX webhook_deliveries_claimed ON webhook_deliveries (worker_id) WHERE worker_id IS NOT NULL;
 CREATE INDEX webhook_deliveries_of_endpoint ON webhook_deliveries (endpoint_id, id) WHERE endpoint_id IS NOT NULL;
-CREATE INDEX webhook_deliveries_of_message ON webhook_deliveries (message_id);
 
 -- A target that fails is left alone until blocked_until, so that it never heads the queue.
 CREATE TABLE webhook_targets (
@@ -227,3 +228,80 @@ CREATE FUNCTION webhook_target(client_id uuid, callback_url text, endpoint_id uu
     LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT coalesce(endpoint_id::text, client_id || ' ' || lower(coalesce(substring(callback_url FROM '^[^:]+://[^/?#]+'), '')))
 $$;
+
+-- The least and the greatest id that an attempt of a message can have: it shares the first 96 bits.
+CREATE FUNCTION first_attempt(message_id uuid) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT (left(message_id::text, 28) || '00000000')::uuid
+$$;
+CREATE FUNCTION last_attempt(message_id uuid) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT (left(message_id::text, 28) || 'ffffffff')::uuid
+$$;
+
+-- A UUID below every id of that time and above every id before it. Times that ids do not reach are brought in.
+CREATE FUNCTION smallest_at(at timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT (lpad(to_hex(floor(least(greatest(extract(epoch FROM at) * 1000, 0), 281474976710655))::bigint), 12, '0') || repeat('0', 20))::uuid
+$$;
+
+-- Ids of a time that has no partition (a clock is far off) find their place here.
+CREATE TABLE messages_default PARTITION OF messages DEFAULT WITH (fillfactor = 85);
+CREATE TABLE attempts_default PARTITION OF attempts DEFAULT WITH (fillfactor = 85);
+CREATE TABLE receipts_default PARTITION OF receipts DEFAULT;
+CREATE TABLE webhook_deliveries_default PARTITION OF webhook_deliveries DEFAULT WITH (fillfactor = 85);
+CREATE TABLE batches_default PARTITION OF batches DEFAULT;
+
+-- Makes the partition of a table for a month (its first day; UTC) and moves into it what had to go to the default partition.
+-- Made apart and then attached, because that locks nothing but the default partition against others' statements.
+CREATE FUNCTION make_partition(parent text, month date) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    partition text := parent || to_char(month, '_YYYY_MM');
+    key text := CASE parent WHEN 'receipts' THEN 'attempt_id' ELSE 'id' END;
+    fill int := CASE WHEN parent IN ('receipts', 'batches') THEN 100 ELSE 85 END;
+    low uuid := smallest_at(month::timestamp AT TIME ZONE 'UTC');
+    high uuid := smallest_at((month + interval '1 month') AT TIME ZONE 'UTC');
+BEGIN
+    EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL) WITH (fillfactor = %s)', partition, parent, fill);
+    EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', parent || '_default');
+    EXECUTE format('WITH moved AS (DELETE FROM %I WHERE %I >= %L AND %2$I < %4$L RETURNING *) '
+                   'INSERT INTO %5$I SELECT * FROM moved', parent || '_default', key, low, high, partition);
+    EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, partition, low, high);
+END
+$$;
+
+-- This month's and the next one's. Workers make those that follow.
+SELECT make_partition(parent, month::date)
+FROM unnest(ARRAY['messages', 'attempts', 'receipts', 'webhook_deliveries', 'batches']) AS t (parent)
+CROSS JOIN generate_series(date_trunc('month', now() AT TIME ZONE 'UTC'),
+                           date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month', interval '1 month') AS m (month);
+
+-- The text of every message of that traffic which ended before `ended_before` has been purged.
+CREATE TABLE text_purges (
+    traffic      text PRIMARY KEY,
+    ended_before timestamptz NOT NULL
+);
+
+-- What calls and receipts say of the providers, in buckets of 5 s, and where each stands by it. '*' as country and traffic: the
+-- provider as a whole. What a crash loses here is learnt again in seconds, so it is not written to WAL.
+CREATE UNLOGGED TABLE health_samples (
+    provider    text NOT NULL,
+    country     text NOT NULL,
+    traffic     text NOT NULL,
+    bucket_at   timestamptz NOT NULL,
+    calls       integer NOT NULL,
+    failures    integer NOT NULL,
+    slow        integer NOT NULL,
+    delivered   integer NOT NULL,
+    undelivered integer NOT NULL,
+    openings    integer NOT NULL,                          -- of breakers
+    PRIMARY KEY (provider, country, traffic, bucket_at)
+) WITH (fillfactor = 50);
+
+CREATE UNLOGGED TABLE health_standings (
+    provider  text NOT NULL,
+    country   text NOT NULL,
+    traffic   text NOT NULL,
+    condition text NOT NULL CHECK (condition IN ('healthy', 'failing', 'probing', 'recovering')),
+    cause     text,                                        -- NULL: healthy
+    strikes   integer NOT NULL,
+    since     timestamptz NOT NULL,
+    PRIMARY KEY (provider, country, traffic)
+);

@@ -1,0 +1,166 @@
+"""Messages a second through everything: `python -m bench.end_to_end [--rate 500] [--seconds 60] [--json]`.
+
+Accept, HLR verdict from the cache, submit, receipt, signed webhook acknowledged. Single sends come at a fixed rate; it
+is sustained when what is under way at the end is no more than one and a half seconds' worth. Then the same at half the
+rate, to see how long a message takes from its accept to the provider.
+
+PostgreSQL, one `serve`, one `worker`, one simulated provider, the webhook sink and the load generator share the
+machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from bench.load import Plan, Result, measure
+from bench.world import World, a_world
+
+_CONFIG = """
+providers: {{primary: {primary}}}
+senders: {{MyApp: {{traffic: transactional}}}}
+routes: [{{providers: [primary], hlr: cached}}]
+hlr: {{provider: primary}}
+webhooks: {{allow_loopback: true}}
+"""
+_KNOWN = 1_000
+"""Numbers that the HLR cache knows, over which the messages go round."""
+_OPEN = "SELECT count(*) FROM messages WHERE ended_at IS NULL"
+_UNSENT = "SELECT count(*) FROM webhook_deliveries WHERE state = 'pending'"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One rate, kept up for a while. `cpu_s` is what each part used a second."""
+
+    load: Result
+    acknowledged_per_s: float
+    left: int
+    cpu: dict[str, float]
+
+
+async def _acknowledged(world: World) -> int:
+    answer = await world.http.get(f"{world.sink_url}/count")
+    return int(answer.json()["webhooks"])
+
+
+def _cpu_s() -> dict[str, float]:
+    """CPU time by part so far."""
+    used: dict[str, float] = {}
+    for process in psutil.process_iter(["cmdline", "name", "cpu_times"]):
+        words = " ".join(process.info["cmdline"] or ())
+        parts = ("service.cli serve", "service.cli worker", "service.cli simulator", "bench.sink", "postgres")
+        part = next((part for part in parts if part in words or part == process.info["name"]), None)
+        if part is not None:
+            times = process.info["cpu_times"]
+            name = part.rpartition(" ")[2]
+            used[name] = used.get(name, 0.0) + times.user + times.system
+    return used
+
+
+async def _phase(world: World, rate: float, seconds: float) -> Phase:
+    before, cpu_before, began_s = await _acknowledged(world), _cpu_s(), time.monotonic()
+    body = json.dumps(
+        {
+            "to": "+1212555{k}",
+            "from": "MyApp",
+            "message": "Your parcel {n} arrives today between 9 and 11.",
+            "callback_url": f"{world.sink_url}/hook",
+            "reference": "{n}",
+        }
+    )
+    headers = {**world.headers["mine"], "Idempotency-Key": "{n}"}
+    load = await measure(Plan(f"{world.url}/v1/send", headers, body, connections=32, seconds=seconds, rate=rate))
+    after, cpu_after, took_s = await _acknowledged(world), _cpu_s(), time.monotonic() - began_s
+    left = await world.count(_OPEN) + await world.count(_UNSENT)
+    cpu = {part: (used - cpu_before.get(part, 0.0)) / took_s for part, used in cpu_after.items()}
+    return Phase(load, (after - before) / took_s, left, cpu)
+
+
+async def _drained(world: World) -> None:
+    while True:
+        if not await world.count(_OPEN) + await world.count(_UNSENT):
+            return
+        await asyncio.sleep(0.2)
+
+
+async def _know_numbers(world: World) -> None:
+    """Fill the HLR cache."""
+    limit = asyncio.Semaphore(20)
+
+    async def look_up(number: int) -> None:
+        async with limit:
+            answer = await world.http.get(f"/v1/hlr/+1212555{number:04d}", headers=world.headers["mine"])
+            answer.raise_for_status()
+
+    await asyncio.gather(*(look_up(number) for number in range(_KNOWN)))
+
+
+async def _waits_ms(world: World, skip: int) -> list[float]:
+    """From accept to the provider, sorted, but for the first `skip` messages. Keys in the ledger name messages."""
+    rows = await world.fetch("SELECT id, created_at FROM messages")
+    accepted = {row["id"].hex: row["created_at"] for row in rows}
+    came = list(world.came("primary").items())[skip:]
+    return sorted((at - accepted[key.partition(":")[0]]).total_seconds() * 1000 for key, at in came)
+
+
+async def _run(rate: float, seconds: float) -> tuple[Phase, Phase, list[float]]:
+    with tempfile.TemporaryDirectory() as name:
+        async with a_world(Path(name), _CONFIG, ["primary"]) as world:
+            await _know_numbers(world)
+            await _phase(world, rate / 2, 3)  # warm up
+            await _drained(world)
+            full = await _phase(world, rate, seconds)
+            await _drained(world)
+            sent = len(world.came("primary"))
+            half = await _phase(world, rate / 2, min(seconds, 20))
+            await _drained(world)
+            return full, half, await _waits_ms(world, sent)
+
+
+def _tell(name: str, phase: Phase) -> None:
+    cpu = "  ".join(f"{part} {used:.2f}" for part, used in sorted(phase.cpu.items()))
+    load = phase.load
+    print(
+        f"{name:>10}  {load.rate:>8.0f}  {phase.acknowledged_per_s:>14.0f}  {phase.left:>5}  {load.p50_ms:>7.1f}"
+        f"  {load.p99_ms:>7.1f}  generator {load.cpu:.2f}  {cpu}"
+    )
+    if set(load.statuses) != {"200"}:
+        raise SystemExit(f"not every answer was 200: {load.statuses}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
+    parser.add_argument("--rate", type=float, default=500.0, help="messages a second")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    options = parser.parse_args()
+    full, half, waits_ms = asyncio.run(_run(options.rate, options.seconds))
+    print("      rate  accept/s  acknowledged/s   left   p50 ms   p99 ms  CPU (cores)")
+    _tell("full", full)
+    _tell("half", half)
+    p50, p99 = (waits_ms[int(len(waits_ms) * share)] for share in (0.5, 0.99))
+    print(f"accept to provider at half the rate: p50 {p50:.1f} ms, p99 {p99:.1f} ms, of {len(waits_ms)}")
+    sustained = full.left <= 1.5 * options.rate
+    print(f"{options.rate:.0f}/s {'is' if sustained else 'is NOT'} sustained: {full.left} under way at the end")
+    if options.json:
+        figures = {
+            "accepted_per_s": round(full.load.rate),
+            "acknowledged_per_s": round(full.acknowledged_per_s),
+            "left": full.left,
+            "accept_to_provider_p50_ms": round(p50, 1),
+            "accept_to_provider_p99_ms": round(p99, 1),
+        }
+        ratios = {"acknowledged/accepted": round(full.acknowledged_per_s / full.load.rate, 3)}
+        print(json.dumps({"name": "end_to_end", "figures": figures, "ratios": ratios}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Does a provider's MPS hold over several workers? `python -m bench.replicas [--json]`.
+
+Two `serve` and three `worker` processes on one PostgreSQL, one simulated provider with an MPS, and more messages than
+it can take, OTPs and others. Counts what came to the provider, by its ledger:
+
+- `rate`: messages a second over the whole time, against the MPS;
+- `busiest second`: the most in any one second, against the MPS;
+- the same while one worker is killed (`kill -9`) a third of the way. Its lease is short here.
+
+That limits of callers hold over two replicas is measured by `python -m bench.limits`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+import httpx
+import psutil
+
+from bench.gateway import command, free_port, process
+from service.storage.embedded import EmbeddedPostgres
+
+_WORKERS = 3
+_SERVES = 2
+_CONFIG = """
+providers:
+  primary:
+    {{adapter: smsroute, base_url: "http://127.0.0.1:{port}", api_key: key, webhook_secret: "{secret}", mps: {mps}}}
+senders: {{MyApp: {{traffic: transactional}}, MyAppOTP: {{traffic: otp}}}}
+routes: [{{providers: [primary], hlr: "off"}}]
+deliver: {{lease_s: 5}}
+"""
+_SECRET = "whsec_" + "c2VjcmV0" * 4
+_numbers = count()
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Messages a second, and the most in any second, each divided by the MPS."""
+
+    rate: float
+    busiest: float
+
+
+def _number() -> str:
+    """One that nobody else has, and that the simulator delivers."""
+    number = next(_numbers)
+    return f"+1{200 + number // 10_000}5{number // 100 % 100:02}01{number % 100:02}"
+
+
+async def _fill(urls: list[str], key: str, messages: int) -> None:
+    """A backlog, half of it OTPs: only they may use the whole MPS."""
+    async with httpx.AsyncClient(timeout=60, headers={"Authorization": f"Bearer {key}"}) as http:
+        for number in range(0, messages, 500):
+            sender = "MyAppOTP" if number // 500 % 2 else "MyApp"
+            body = {"from": sender, "message": "Hello", "recipients": [_number() for _ in range(500)]}
+            url = urls[number // 500 % len(urls)]
+            (await http.post(f"{url}/v1/send/bulk", json=body)).raise_for_status()
+
+
+def _sends(ledger: Path) -> list[float]:
+    lines = [json.loads(line) for line in ledger.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return sorted(datetime.fromisoformat(send["at"]).timestamp() for line in lines for send in line["sends"])
+
+
+def _figures(times: list[float], mps: float, seconds: float) -> Figures:
+    """Of the `seconds` after the first two, in which workers begin."""
+    began = times[0] + 2
+    times = [at - began for at in times if began <= at < began + seconds]
+    busiest = max(sum(at <= other < at + 1 for other in times[n : n + int(mps * 3)]) for n, at in enumerate(times))
+    return Figures(len(times) / seconds / mps, busiest / mps)
+
+
+async def _measure(mps: float, seconds: float, *, kill: bool) -> Figures:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        async with AsyncExitStack() as stack:
+            dsn = await stack.enter_async_context(EmbeddedPostgres(folder / "data"))
+            port = free_port()
+            ports = [free_port() for _ in range(_SERVES + _WORKERS)]
+            urls = [f"http://127.0.0.1:{number}" for number in ports[:_SERVES]]
+            (folder / "gateway.yaml").write_text(_CONFIG.format(port=port, secret=_SECRET, mps=mps))
+            settings = {
+                "SMS_GATEWAY_DATABASE_URL": dsn,
+                "SMS_GATEWAY_SECRET_KEY": "bench" * 8,
+                "SMS_GATEWAY_CONFIG": str(folder / "gateway.yaml"),
+                "SMS_GATEWAY_PUBLIC_URL": urls[0],
+            }
+            await command("migrate", settings)
+            made = json.loads(await command("keys create --client bench --scopes send --json", settings))
+            words = f"simulator --name primary --port {port} --data-dir {folder} --api-key key"
+            arguments = ["service.cli", *words.split(), "--webhook-secret", _SECRET]
+            ready = f"http://127.0.0.1:{port + 10}/ledger?to=x"
+            await stack.enter_async_context(process(arguments, ready, folder / "primary.log"))
+            for number, own_port in enumerate(ports):
+                kind = "serve" if number < _SERVES else "worker"
+                if number == _SERVES:
+                    await _fill(urls, made["key"], int(mps * (seconds + 10) / 500 + 2) * 500)
+                ready = f"http://127.0.0.1:{own_port}/readyz"
+                own = settings | {"SMS_GATEWAY_PORT": str(own_port)}
+                log = folder / f"{kind}{number}.log"
+                await stack.enter_async_context(process(["service.cli", kind], ready, log, **own))
+            await asyncio.sleep(seconds / 3)
+            if kill:
+                _listens_on(ports[-1]).kill()
+            await asyncio.sleep(seconds * 2 / 3 + 3)
+        return _figures(_sends(folder / "primary.jsonl"), mps, seconds)
+
+
+def _listens_on(port: int) -> psutil.Process:
+    """The process of ours that has this port."""
+    return next(
+        child
+        for child in psutil.Process().children(recursive=True)
+        if any(socket.status == "LISTEN" and socket.laddr[1] == port for socket in child.net_connections(kind="inet"))
+    )
+
+
+async def _run(rates: list[float], seconds: float) -> dict[tuple[float, bool], Figures]:
+    return {(mps, kill): await _measure(mps, seconds, kill=kill) for mps in rates for kill in (False, True)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each part")
+    parser.add_argument("--mps", type=float, nargs="+", default=[50.0, 200.0])
+    options = parser.parse_args()
+    results = asyncio.run(_run(options.mps, options.seconds))
+    print(f"{'mps':>6}  {'worker killed':>13}  {'rate / mps':>10}  {'busiest second / mps':>20}")
+    ratios: dict[str, float] = {}
+    for (mps, killed), figures in results.items():
+        print(f"{mps:>6g}  {'yes' if killed else 'no':>13}  {figures.rate:>10.3f}  {figures.busiest:>20.3f}")
+        name = f"{mps:g}_mps" + ("_killed" if killed else "")
+        ratios |= {f"rate_at_{name}": round(figures.rate, 3), f"busiest_at_{name}": round(figures.busiest, 3)}
+    if options.json:
+        print(json.dumps({"name": "replicas", "ratios": ratios}))
+
+
+if __name__ == "__main__":
+    main()

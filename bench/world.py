@@ -1,0 +1,126 @@
+"""The whole system on loopback for benchmarks: PostgreSQL, `serve`, `worker`, simulated providers, a webhook sink.
+
+Each is a process of its own. What a provider got and when is read from its ledger; what a caller got, from the sink.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+import httpx
+
+from bench.gateway import command, free_port, process
+from service.storage.embedded import EmbeddedPostgres
+
+SECRET = "whsec_" + "c2VjcmV0" * 4
+CLIENTS = ("mine", "others")
+_numbers = count(0)
+
+
+def a_number() -> str:
+    """A number in the USA that no one else has, delivered by the simulator."""
+    return f"+1{next(_numbers) // 100 + 2_125_550:08d}01{next(_numbers) % 100:02d}"[:12]
+
+
+def provider(port: int, more: str = "") -> str:
+    """One account of `gateway.yaml`."""
+    return f'{{adapter: smsroute, base_url: "http://127.0.0.1:{port}", api_key: key, webhook_secret: "{SECRET}"{more}}}'
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What runs, and how to reach it. `pids` are the gateway's processes by name."""
+
+    url: str
+    http: httpx.AsyncClient
+    headers: dict[str, dict[str, str]]
+    dsn: str
+    folder: Path
+    ports: dict[str, int]
+    sink_url: str
+
+    async def send(self, client: str, to: str, sender: str) -> datetime:
+        """Send one message; when it was accepted."""
+        body = {"to": to, "from": sender, "message": "Your parcel arrives today between 9 and 11."}
+        answer = await self.http.post("/v1/send", json=body, headers=self.headers[client])
+        answer.raise_for_status()
+        return datetime.fromisoformat(answer.json()["created_at"])
+
+    async def fault(self, name: str, fault: str) -> None:
+        """Switch a fault of a simulated provider on."""
+        url = f"http://127.0.0.1:{self.ports[name] + 10}/faults"
+        (await self.http.put(url, json={"fault": fault})).raise_for_status()
+
+    def came(self, name: str, by: str = "idempotency_key") -> dict[str, datetime]:
+        """When a provider accepted its first message under each key (`message:account`), or `by` each number (`to`)."""
+        came: dict[str, datetime] = {}
+        for line in (self.folder / f"{name}.jsonl").read_text().splitlines():
+            for send in json.loads(line)["sends"]:
+                came.setdefault(send[by], datetime.fromisoformat(send["at"]))
+        return came
+
+    def waits_s(self, name: str, accepted: dict[str, datetime]) -> list[float]:
+        """From the accept of each number to the provider, sorted; infinite for what has not come."""
+        came = self.came(name, by="to")
+        waits = ((came[to] - at).total_seconds() if to in came else float("inf") for to, at in accepted.items())
+        return sorted(waits)
+
+    async def fetch(self, query: str) -> list[asyncpg.Record]:
+        """Rows of the database."""
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            return list(await connection.fetch(query))
+        finally:
+            await connection.close()
+
+    async def count(self, query: str) -> int:
+        """A number from the database."""
+        return int((await self.fetch(query))[0][0])
+
+
+@asynccontextmanager
+async def a_world(
+    folder: Path, config: str, providers: Sequence[str], *, paces: dict[str, str] | None = None
+) -> AsyncIterator[World]:
+    """The system with these providers. `config` names each as `{name}`; `paces` adds settings to some."""
+    async with AsyncExitStack() as stack:
+        dsn = await stack.enter_async_context(EmbeddedPostgres(folder / "data"))
+        ports = {name: free_port() for name in ("serve", "worker", "sink", *providers)}
+        accounts = {name: provider(ports[name], (paces or {}).get(name, "")) for name in providers}
+        (folder / "gateway.yaml").write_text(config.format(**accounts))
+        url = f"http://127.0.0.1:{ports['serve']}"
+        settings = {
+            "SMS_GATEWAY_DATABASE_URL": dsn,
+            "SMS_GATEWAY_SECRET_KEY": "bench" * 8,
+            "SMS_GATEWAY_CONFIG": str(folder / "gateway.yaml"),
+            "SMS_GATEWAY_PUBLIC_URL": url,
+        }
+        await command("migrate", settings)
+        keys = {}
+        for name in CLIENTS:
+            made = json.loads(await command(f"keys create --client {name} --scopes send,read,admin --json", settings))
+            keys[name] = {"Authorization": f"Bearer {made['key']}"}
+        for name in providers:
+            words = f"simulator --name {name} --port {ports[name]} --data-dir {folder} --api-key key"
+            arguments = ["service.cli", *words.split(), "--webhook-secret", SECRET]
+            ready = f"http://127.0.0.1:{ports[name] + 10}/ledger?to=x"
+            await stack.enter_async_context(process(arguments, ready, folder / f"{name}.log"))
+        sink_url = f"http://127.0.0.1:{ports['sink']}"
+        await stack.enter_async_context(
+            process(["bench.sink", str(ports["sink"])], f"{sink_url}/count", folder / "sink.log")
+        )
+        for name in ("serve", "worker"):
+            ready = f"http://127.0.0.1:{ports[name]}/readyz"
+            port = {"SMS_GATEWAY_PORT": str(ports[name])}
+            await stack.enter_async_context(
+                process(["service.cli", name], ready, folder / f"{name}.log", **settings, **port)
+            )
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=60))
+        yield World(url, http, keys, dsn, folder, ports, sink_url)

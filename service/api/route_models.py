@@ -1,0 +1,93 @@
+"""The JSON of `GET /v1/routes`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import ConfigDict, Field
+
+from service.api.models import Reply
+from service.domain.health import Cause, Condition
+from service.domain.message import Traffic
+
+
+class SamplesReply(Reply):
+    """The newest samples, which the standing is judged by. `undelivered` leaves out what lies with the subscriber."""
+
+    calls: int
+    failures: int
+    slow: int
+    delivered: int
+    undelivered: int
+
+
+class StandingReply(Reply):
+    """How a provider stands in a country for a class of traffic; both null: as a whole."""
+
+    country: str | None
+    traffic: Traffic | None
+    state: Condition
+    share: float = Field(description="Of its messages, the part (0 to 1) that tries it in its place of the route.")
+    reason: Cause | None = Field(description="Why it stood back. Null: healthy.")
+    since: datetime | None = Field(description="When this state began. Null: it never had another.")
+    samples: SamplesReply
+
+
+class RouteProvider(Reply):
+    """A provider of a route. What has no standing here is healthy and has not been called lately."""
+
+    provider: str
+    standings: list[StandingReply]
+
+
+class RouteStanding(Reply):
+    """A route of `gateway.yaml`, counted from 0. Null for traffic or countries: all."""
+
+    index: int
+    traffic: Traffic | None
+    countries: list[str] | None
+    providers: list[RouteProvider]
+
+
+class RouteList(Reply):
+    """The routes that this client can use, in the order of `gateway.yaml`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "routes": [
+                        {
+                            "index": 0,
+                            "traffic": None,
+                            "countries": None,
+                            "providers": [
+                                {
+                                    "provider": "primary",
+                                    "standings": [
+                                        {
+                                            "country": "US",
+                                            "traffic": "transactional",
+                                            "state": "recovering",
+                                            "share": 0.55,
+                                            "reason": "submit_errors",
+                                            "since": "2026-01-31T09:30:00.123Z",
+                                            "samples": {
+                                                "calls": 120,
+                                                "failures": 1,
+                                                "slow": 0,
+                                                "delivered": 96,
+                                                "undelivered": 2,
+                                            },
+                                        }
+                                    ],
+                                }
+                            ],
+                        }
+                    ]
+                }
+            ]
+        }
+    )
+
+    routes: list[RouteStanding]

@@ -1,0 +1,199 @@
+"""What a round must not show: the clients' records against the database, the providers' ledgers and the listeners."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from service.domain.ids import read, show
+from service.simulator.number_table import behaviour_of
+from tests.chaos.clients import Clients, Record
+from tests.chaos.stage import LedgerSend, Stage
+from tests.listener import Listener
+
+ENDED: Final = frozenset({"delivered", "undelivered", "failed", "cancelled"})
+_ENOUGH: Final = timedelta(seconds=20)
+"""A message whose validity goes on for so long after everything is well again must go out."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """Sentences, each about one message."""
+
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+    other: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        kinds = {"lost": self.lost, "doubled": self.doubled, "missed": self.missed, "broken": self.other}
+        return [f"{kind}: {sentence}" for kind, sentences in kinds.items() for sentence in sentences]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is on record of a round. `healthy_at`: since then no fault was on, by the database's clock."""
+
+    records: Sequence[Record]
+    messages: Mapping[UUID, asyncpg.Record]
+    attempts: Mapping[UUID, Sequence[asyncpg.Record]]
+    deliveries: Mapping[UUID, Sequence[asyncpg.Record]]
+    endpoints: Sequence[asyncpg.Record]
+    sends: Mapping[UUID, Sequence[tuple[str, LedgerSend]]]
+    strange_sends: Sequence[str]
+    received: frozenset[str]
+    """The webhook ids that the listeners were given."""
+    healthy_at: datetime
+
+
+async def gather(
+    stage: Stage, clients: Clients, began_at: datetime, healthy_at: datetime, listeners: Iterable[Listener]
+) -> Evidence:
+    """Read it, once all is quiet."""
+    async with stage.connection() as connection:
+        known = {row["id"] for row in await connection.fetch("SELECT id FROM messages")}
+        messages = await connection.fetch("SELECT * FROM messages WHERE starts_with(reference, $1)", clients.prefix)
+        ids = [message["id"] for message in messages]
+        attempts = await connection.fetch("SELECT * FROM attempts WHERE message_id = ANY ($1) ORDER BY started_at", ids)
+        deliveries = await connection.fetch("SELECT * FROM webhook_deliveries WHERE message_id = ANY ($1)", ids)
+        endpoints = await connection.fetch("SELECT * FROM webhook_endpoints")
+    sends, strange = _sends(stage, known, began_at)
+    return Evidence(
+        records=clients.records,
+        messages={message["id"]: message for message in messages},
+        attempts=_by_message(attempts),
+        deliveries=_by_message(deliveries),
+        endpoints=endpoints,
+        sends=sends,
+        strange_sends=strange,
+        received=frozenset(one.headers["webhook-id"] for listener in listeners for one in listener.received),
+        healthy_at=healthy_at,
+    )
+
+
+def _by_message(rows: Iterable[asyncpg.Record]) -> Mapping[UUID, Sequence[asyncpg.Record]]:
+    found: dict[UUID, list[asyncpg.Record]] = defaultdict(list)
+    for row in rows:
+        found[row["message_id"]].append(row)
+    return found
+
+
+def _sends(
+    stage: Stage, known: set[UUID], began_at: datetime
+) -> tuple[Mapping[UUID, Sequence[tuple[str, LedgerSend]]], list[str]]:
+    """What the providers accepted, by our message (it is in the key); and what of this round nobody knows."""
+    found: dict[UUID, list[tuple[str, LedgerSend]]] = defaultdict(list)
+    for provider in stage.providers:
+        for send in provider.ledger():
+            found[UUID(send.key.partition(":")[0])].append((provider.name, send))
+    strange = [
+        f"{show('msg', id_)} was sent, and is not in the database"
+        for id_, sends in found.items()
+        if id_ not in known and sends[0][1].at >= began_at
+    ]
+    return found, strange
+
+
+def reconcile(evidence: Evidence) -> Findings:
+    """Everything that is not as promised."""
+    findings = Findings()
+    findings.lost += evidence.strange_sends
+    for record in evidence.records:
+        _check_answers(record, evidence, findings)
+    by_name: Counter[tuple[str, str]] = Counter()
+    for message in evidence.messages.values():
+        by_name[message["reference"], message["recipient"]] += 1
+        _check_end(message, evidence, findings)
+        _check_sends(message, evidence, findings)
+        _check_webhooks(message, evidence, findings)
+    for (name, to), number in by_name.items():
+        if number > 1:
+            findings.doubled.append(f"request {name} made {number} messages to {to}")
+    return findings
+
+
+def _check_answers(record: Record, evidence: Evidence, findings: Findings) -> None:
+    if record.surprise:
+        findings.other.append(record.surprise)
+    for to, answered in record.to_ids.items():
+        if len(set(answered)) > 1:
+            findings.doubled.append(f"request {record.name} to {to} was answered {sorted(set(answered))}")
+        for message_id in set(answered):
+            id_ = read("msg", message_id)
+            message = evidence.messages.get(id_) if id_ else None
+            if message is None or message["recipient"] != to:
+                findings.lost.append(f"{message_id} was answered 200 and is not in the database ({record.name})")
+    if record.cancelled == 200:
+        id_ = read("msg", next(iter(record.to_ids.values()))[0])
+        message = evidence.messages.get(id_) if id_ else None
+        if message is not None and (message["status"] != "cancelled" or evidence.sends.get(message["id"])):
+            findings.other.append(f"{show('msg', message['id'])} was cancelled, and yet is {message['status']} or sent")
+
+
+def _check_end(message: asyncpg.Record, evidence: Evidence, findings: Findings) -> None:
+    name, status, reason = show("msg", message["id"]), message["status"], message["reason"]
+    if status not in ENDED:
+        findings.lost.append(f"{name} is {status} ({reason}) for ever")
+        return
+    sends = evidence.sends.get(message["id"], ())
+    expected = behaviour_of(message["recipient"]).receipt
+    # While another provider may have it too, a bad receipt does not end it.
+    alone = expected == "delivered" or not any(a["open"] for a in evidence.attempts.get(message["id"], ()))
+    if expected is not None and status != expected and alone and any(send.receipt_taken for _, send in sends):
+        findings.lost.append(f"{name} is {status} ({reason}): its receipt {expected} was taken, and came to nothing")
+    if reason == "expired" and message["expires_at"] > evidence.healthy_at + _ENOUGH:
+        findings.lost.append(f"{name} expired, although nothing stood in its way for {_ENOUGH}")
+
+
+def _check_sends(message: asyncpg.Record, evidence: Evidence, findings: Findings) -> None:
+    name, sends = show("msg", message["id"]), evidence.sends.get(message["id"], ())
+    keys = Counter(send.key for _, send in sends)
+    for key, number in keys.items():
+        if number > 1:
+            findings.doubled.append(f"{name}: the provider counted {key} {number} times")
+    if len(keys) > 1 and not _excused(message, evidence):
+        found = ", ".join(
+            f"{a['provider']} {a['outcome']} ({a['reason']})" for a in evidence.attempts.get(message["id"], ())
+        )
+        findings.doubled.append(f"{name} ({message['traffic']}) was accepted under {sorted(keys)}: {found}")
+
+
+def _excused(message: asyncpg.Record, evidence: Evidence) -> bool:
+    """An OTP rather goes out twice than not at all, where the first attempt is on record as unknown.
+
+    A receipt that comes later makes `accepted` of `unknown`, but what was unknown keeps its reason.
+    """
+    accepting = {provider for provider, _ in evidence.sends[message["id"]]}
+    first = next((a for a in evidence.attempts.get(message["id"], ()) if a["provider"] in accepting), None)
+    unknown = first is not None and (first["outcome"] == "unknown" or first["reason"] is not None or first["calls"] > 1)
+    return message["traffic"] == "otp" and unknown
+
+
+def _check_webhooks(message: asyncpg.Record, evidence: Evidence, findings: Findings) -> None:
+    if message["status"] not in ENDED - {"cancelled"} or not _wants_webhook(message, evidence):
+        return
+    name, deliveries = show("msg", message["id"]), evidence.deliveries.get(message["id"], ())
+    if not any(delivery["status"] == message["status"] for delivery in deliveries):
+        findings.missed.append(f"{name} is {message['status']} and has no such row in the outbox")
+    for delivery in deliveries:
+        findings.missed += _unheard(delivery, name, evidence)
+
+
+def _wants_webhook(message: asyncpg.Record, evidence: Evidence) -> bool:
+    registered = any(endpoint["client_id"] == message["client_id"] for endpoint in evidence.endpoints)
+    return message["callback_url"] is not None or registered
+
+
+def _unheard(delivery: asyncpg.Record, name: str, evidence: Evidence) -> list[str]:
+    webhook = f"{show('whd', delivery['id'])} of {name}"
+    if delivery["last_error"] == "gone":
+        return []
+    if delivery["state"] != "delivered":
+        return [f"{webhook} is {delivery['state']} ({delivery['last_error']}, try {delivery['attempts']})"]
+    return [] if show("whd", delivery["id"]) in evidence.received else [f"{webhook} never reached its endpoint"]

@@ -1,0 +1,61 @@
+"""A bounded run of the chaos suite. `scripts/chaos --rounds N` is the long one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.failover import FAILOVER_CONFIG, failover
+from tests.chaos.faults import FAULTS, Scene
+from tests.chaos.rounds import LOAD_S, Theatre, a_theatre, at_random, play
+from tests.chaos.sabotage import SABOTAGES, provoked
+
+_ROUNDS = 2
+
+
+@pytest.fixture(scope="module")
+async def theatre(cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Theatre]:
+    async with a_theatre(tmp_path_factory.mktemp("theatre"), cluster) as theatre:
+        yield theatre
+
+
+@pytest.mark.parametrize("number", range(_ROUNDS))
+async def test_nothing_is_lost_doubled_or_missed_whatever_fails(theatre: Theatre, number: int) -> None:
+    """The rounds have all faults between them."""
+    report = await play(theatre, seed=number, plot=at_random(sorted(FAULTS)[number::_ROUNDS], LOAD_S))
+
+    assert report.findings.lines() == [], theatre.stage.logs()
+    assert report.messages > 100
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "kind"), [("async-commit", "lost"), ("ack-before-commit", "lost"), ("no-lease", "doubled")]
+)
+async def test_a_broken_promise_is_found(sabotage: str, kind: str, cluster: Path, tmp_path: Path) -> None:
+    async with provoked(sabotage, tmp_path, cluster) as (theatre, plot):
+        report = await play(theatre, seed=1, plot=plot, load_s=5, drained_within_s=6)
+
+    assert getattr(report.findings, kind)
+
+
+async def test_what_brings_broken_promises_to_light_does_no_harm_to_kept_ones(theatre: Theatre) -> None:
+    async def all_of_it(scene: Scene) -> None:
+        await asyncio.gather(*(sabotage.plot(scene) for sabotage in SABOTAGES.values()))
+
+    report = await play(theatre, seed=1, plot=all_of_it, load_s=6)
+
+    assert report.findings.lines() == [], theatre.stage.logs()
+
+
+async def test_a_killed_primary_is_replaced_at_once_and_comes_back(cluster: Path, tmp_path: Path) -> None:
+    async with a_theatre(tmp_path, cluster, config=FAILOVER_CONFIG) as theatre:
+        result = await failover(theatre, seed=1, rate=200)
+
+    print(*result.lines(), sep="\n")  # noqa: T201 - the figures, with `pytest -s`
+    assert result.report.findings.lines() == [], theatre.stage.logs()
+    assert result.strays == 0
+    assert result.carried > result.late
+    assert any(primary for second, (primary, _) in result.shares.items() if second > result.back_s)

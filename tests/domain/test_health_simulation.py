@@ -1,0 +1,302 @@
+"""Breakers and standings over hours of virtual time: several processes, providers that misbehave, nobody's clock."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+
+from service.domain.health import (
+    MEASURED,
+    WHOLE,
+    Breaker,
+    BreakerState,
+    Cause,
+    Condition,
+    Place,
+    Samples,
+    Standing,
+    StandingPolicy,
+    judge,
+    share,
+)
+from service.domain.routing import rank
+
+POLICY = StandingPolicy()
+PROVIDERS = ("primary", "fallback")
+MINUTE, HOUR = 60.0, 3600.0
+BUCKET_S, WINDOW_S = 5.0, 300.0
+BACK = (Condition.FAILING, Condition.PROBING)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a provider does with a message: whether the call works, whether it is slow, and what its receipt says."""
+
+    works: bool = True
+    slow: bool = False
+    delivers: bool = True
+
+
+Provider = Callable[[float, str, float], Answer]
+"""From the time, the country and a number drawn from 0 to 1."""
+
+
+def good(_: float, __: str, ___: float) -> Answer:
+    return Answer()
+
+
+@dataclass(slots=True)
+class Simulation:
+    """Two processes that send `per_s` messages a second through the primary or, where it stands back, the other."""
+
+    primary: Provider
+    fallback: Provider = good
+    per_s: float = 4.0
+    countries: tuple[str, ...] = ("US",)
+    receipt_s: float = 8.0
+    now_s: float = 0.0
+    standings: dict[Place, Standing] = field(default_factory=dict)
+    moves: list[tuple[float, Place, Condition]] = field(default_factory=list)
+    lost: int = 0
+    first: list[tuple[float, str, str]] = field(default_factory=list)
+    """For each message the time, the country and the provider that was asked first."""
+
+    def run(self, until_s: float) -> None:
+        chance = random.Random(7)  # noqa: S311 - a simulation, no secret
+        buckets: dict[Place, dict[float, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0] * 6))
+        breakers = [{name: Breaker() for name in PROVIDERS} for _ in range(2)]
+        probed_s: dict[tuple[int, str], float] = {}
+        receipts: list[tuple[float, float, Place, bool]] = []
+        next_judgement_s = 0.0
+        while self.now_s < until_s:
+            self.now_s += 1 / self.per_s
+            while receipts and receipts[0][0] <= self.now_s:
+                _, began_s, place, delivered = heapq.heappop(receipts)
+                self._count(buckets, place, began_s, (0, 0, 0, int(delivered), int(not delivered), 0))
+            if self.now_s >= next_judgement_s:
+                self._judge(buckets)
+                next_judgement_s = self.now_s + 2
+            process = chance.randrange(2)
+            country = chance.choice(self.countries)
+            for number, name in enumerate(self._order(breakers[process], process, country, chance.random(), probed_s)):
+                breaker, place = breakers[process][name], Place(name, country, "otp")
+                if number == 0:
+                    self.first.append((self.now_s, country, name))
+                if breaker.wait_s(self.now_s) > 0:
+                    continue
+                answer = getattr(self, name)(self.now_s, country, chance.random())
+                opened = breaker.end(breaker.begin(), answer.works, self.now_s)
+                seen = (1, int(not answer.works), int(answer.works and answer.slow), 0, 0, int(opened))
+                self._count(buckets, place, self.now_s, seen)
+                if answer.works:
+                    heapq.heappush(receipts, (self.now_s + self.receipt_s, self.now_s, place, answer.delivers))
+                    break
+            else:
+                self.lost += 1
+
+    def _order(
+        self,
+        breakers: dict[str, Breaker],
+        process: int,
+        country: str,
+        lot: float,
+        probed_s: dict[tuple[int, str], float],
+    ) -> list[str]:
+        """What pipeline/health.py does: a share for each provider, and now and then a message as a probe."""
+        shares, due = {}, []
+        for name in PROVIDERS:
+            place = Place(name, country, "otp")
+            both = [self.standing(place), self.standing(place.whole)]
+            shares[name] = min(share(each, self.now_s, POLICY) for each in both)
+            if breakers[name].state(self.now_s) is not BreakerState.CLOSED:
+                shares[name] = 0.0
+            rested = self.now_s >= probed_s.get((process, name), 0) + 1 and breakers[name].wait_s(self.now_s) == 0
+            if shares[name] == 0 and rested and all(each.condition is not Condition.FAILING for each in both):
+                due.append(name)
+        ranked = rank(PROVIDERS, lot, shares)
+        if due and lot < shares[ranked[0]]:
+            probed_s[process, due[0]] = self.now_s
+            return sorted(ranked, key=lambda name: name != due[0])
+        return ranked
+
+    def standing(self, place: Place) -> Standing:
+        return self.standings.get(place, Standing())
+
+    def _count(
+        self,
+        buckets: dict[Place, dict[float, list[int]]],
+        place: Place,
+        began_s: float,
+        seen: tuple[int, ...],
+    ) -> None:
+        if began_s >= max(self.standing(place).since_s, self.standing(place.whole).since_s):
+            bucket = buckets[place][self.now_s // BUCKET_S * BUCKET_S]
+            for column in range(6):
+                bucket[column] += seen[column]
+
+    def _judge(self, buckets: dict[Place, dict[float, list[int]]]) -> None:
+        """What storage/queries/health.sql adds up, added up here."""
+        wholes: dict[Place, dict[float, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0] * 6))
+        for place, of_place in buckets.items():
+            stands_back = self.standing(place).condition in BACK
+            for at_s, seen in of_place.items():
+                whole = wholes[place.whole][at_s]
+                for column in (5,) if stands_back else range(6):
+                    whole[column] += seen[column]
+        for place in {*buckets, *wholes, *self.standings}:
+            old, of_place = self.standing(place), (wholes if place.country == WHOLE else buckets)[place]
+            on_trial = old.condition in {Condition.PROBING, Condition.RECOVERING}
+            floor_s = old.since_s if on_trial else max(old.since_s, self.now_s - WINDOW_S)
+            whole_place = place.country == WHOLE
+            samples = _newest(of_place, floor_s, whole=whole_place)
+            new = judge(old, samples, self.now_s, POLICY, frozenset() if whole_place else MEASURED)
+            if new.condition is not old.condition:
+                self.moves.append((self.now_s, place, new.condition))
+            self.standings[place] = new
+        for of_place in buckets.values():
+            for at_s in [at_s for at_s in of_place if at_s < self.now_s - WINDOW_S]:
+                del of_place[at_s]
+
+    def falls(self, place: Place | None = None) -> list[float]:
+        """When the primary fell: in that place, or anywhere."""
+        return [
+            at_s
+            for at_s, where, condition in self.moves
+            if condition is Condition.FAILING and where.provider == "primary" and place in {None, where}
+        ]
+
+    def part(self, from_s: float, to_s: float, country: str = "US") -> float:
+        """The part of a country's messages that asked the primary first, between two times."""
+        asked = [name for at_s, where, name in self.first if from_s <= at_s < to_s and where == country]
+        return asked.count("primary") / len(asked)
+
+
+def _newest(of_place: dict[float, list[int]], floor_s: float, *, whole: bool) -> Samples:
+    sums = [0] * 6
+    for at_s in sorted(of_place, reverse=True):
+        if at_s < floor_s:
+            break
+        seen, calls_count, receipts_count = of_place[at_s], sums[0] < 40, sums[3] + sums[4] < 40
+        for column, counts in enumerate([calls_count] * 3 + [receipts_count] * 2 + [whole]):
+            sums[column] += seen[column] if counts else 0
+    return Samples(*sums)
+
+
+PRIMARY = Place("primary", "US", "otp")
+
+
+def test_a_good_provider_keeps_all_of_its_traffic() -> None:
+    simulation = Simulation(primary=good)
+    simulation.run(HOUR)
+    assert simulation.moves == []
+    assert simulation.part(0, HOUR) == 1
+
+
+def test_a_fifth_of_bad_answers_and_receipts_is_no_reason_to_leave_a_provider() -> None:
+    def noisy(_: float, __: str, chance: float) -> Answer:
+        return Answer(works=chance > 0.1, slow=chance < 0.2, delivers=chance > 0.3)
+
+    simulation = Simulation(primary=noisy, per_s=2.0)
+    simulation.run(4 * HOUR)
+    assert simulation.moves == []
+
+
+@pytest.mark.parametrize("per_s", [0.2, 4.0, 20.0])
+def test_a_dead_provider_is_left_at_once_and_after_its_return_its_traffic_drifts_back(per_s: float) -> None:
+    dead = (10 * MINUTE, 20 * MINUTE)
+    end_s = 60 * MINUTE
+    simulation = Simulation(primary=lambda at_s, *_: Answer(works=not dead[0] <= at_s < dead[1]), per_s=per_s)
+    simulation.run(end_s)
+    assert simulation.lost == 0
+    noticed = dead[0] + 10 / per_s + 2
+    assert simulation.part(0, dead[0]) == 1
+    assert simulation.part(noticed, dead[1]) <= 0.02 + 0.1 / per_s, "but for probes"
+    assert len(simulation.falls(PRIMARY.whole)) <= 8
+    assert all(at_s < dead[1] + 2 for at_s in simulation.falls()), "no oscillation after its return"
+    [back_s] = [at_s for at_s, place, to in simulation.moves if place == PRIMARY.whole and to is Condition.RECOVERING]
+    assert back_s < dead[1] + 12 * MINUTE
+    healthy_s = max(at_s for at_s, _, to in simulation.moves if to is Condition.HEALTHY)
+    if per_s >= 4:
+        parts = [simulation.part(back_s + 10 * step, back_s + 10 * step + 10) for step in range(7)]
+        assert parts[0] < 0.4
+        assert all(later > earlier - 0.15 for earlier, later in pairwise(parts)), parts
+    assert simulation.part(healthy_s, end_s) == 1
+
+
+def test_a_flapping_provider_is_left_alone_for_longer_and_longer() -> None:
+    """Up and down every 90 s for four hours is 160 changes."""
+    simulation = Simulation(primary=lambda at_s, *_: Answer(works=at_s % 180 < 90))
+    simulation.run(4 * HOUR)
+    assert simulation.lost == 0
+    falls = simulation.falls(PRIMARY.whole)
+    assert 2 <= len(falls) <= 7 + 4 * HOUR / POLICY.hold_cap_s
+    assert simulation.part(2 * HOUR, 4 * HOUR) < 0.2
+
+
+def test_slow_decay_is_found_where_half_of_it_fails_and_recovery_ends_it() -> None:
+    def decaying(at_s: float, _: str, chance: float) -> Answer:
+        bad = min(at_s, 4 * HOUR - at_s) / (2 * HOUR)
+        return Answer(works=chance >= bad)
+
+    simulation = Simulation(primary=decaying, per_s=2.0)
+    simulation.run(4 * HOUR + 20 * MINUTE)
+    falls = simulation.falls(PRIMARY.whole) + simulation.falls(PRIMARY)
+    assert min(falls) > 0.3 * HOUR
+    assert min(falls) < 1.2 * HOUR
+    for place in (PRIMARY, PRIMARY.whole):
+        assert len(simulation.falls(place)) <= 7 + simulation.now_s / POLICY.hold_cap_s
+    assert simulation.lost == 0
+    assert simulation.part(1.2 * HOUR, 2.8 * HOUR) < 0.1
+    assert simulation.part(4 * HOUR + 15 * MINUTE, 5 * HOUR) == 1
+
+
+def test_a_country_that_fails_does_not_take_the_others_with_it() -> None:
+    simulation = Simulation(
+        primary=lambda at_s, country, _: Answer(works=country != "GB" or at_s < 10 * MINUTE),
+        countries=("US", "GB", "DE"),
+    )
+    simulation.run(2 * HOUR)
+    assert simulation.lost == 0
+    assert 10 * MINUTE < simulation.falls(Place("primary", "GB", "otp"))[0] < 11 * MINUTE
+    for country in ("US", "DE"):
+        assert simulation.falls(Place("primary", country, "otp")) == []
+        assert simulation.part(15 * MINUTE, 2 * HOUR, country) > 0.97
+    assert simulation.part(11 * MINUTE, 2 * HOUR, "GB") < 0.05
+    assert len(simulation.falls(PRIMARY.whole)) <= 2
+
+
+@pytest.mark.parametrize("per_s", [0.2, 4.0])
+def test_a_provider_that_accepts_and_then_fails_by_receipt_is_found_and_found_well_again(per_s: float) -> None:
+    bad = (10 * MINUTE, 40 * MINUTE)
+    simulation = Simulation(primary=lambda at_s, *_: Answer(delivers=not bad[0] <= at_s < bad[1]), per_s=per_s)
+    simulation.run(70 * MINUTE)
+    assert bad[0] < simulation.falls(PRIMARY)[0] < bad[0] + simulation.receipt_s + 15 + 40 / per_s
+    assert simulation.standing(PRIMARY).cause is None
+    assert simulation.falls(PRIMARY.whole) == []
+    assert len(simulation.falls(PRIMARY)) <= 12
+    assert simulation.part(bad[0] + 4 * MINUTE, bad[1]) < (0.1 if per_s > 1 else 0.3)
+    assert simulation.part(65 * MINUTE, 70 * MINUTE) == 1
+
+
+def test_receipts_of_the_bad_time_that_come_late_do_not_hold_up_the_return() -> None:
+    bad = (10 * MINUTE, 11 * MINUTE)
+    simulation = Simulation(primary=lambda at_s, *_: Answer(delivers=not bad[0] <= at_s < bad[1]), receipt_s=45.0)
+    simulation.run(20 * MINUTE)
+    assert len(simulation.falls(PRIMARY)) == 1
+
+
+def test_where_all_are_slow_nobody_runs_to_the_second() -> None:
+    def slow(at_s: float, *_: object) -> Answer:
+        return Answer(slow=at_s > 5 * MINUTE)
+
+    simulation = Simulation(primary=slow, fallback=slow)
+    simulation.run(HOUR)
+    assert simulation.falls(PRIMARY)
+    assert simulation.standing(PRIMARY).cause is Cause.SLOW
+    assert simulation.part(10 * MINUTE, HOUR) == 1

@@ -1,0 +1,306 @@
+"""Health on the way of messages: who is asked first, what is counted, who is a probe. No clock runs here."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from service.domain.health import Cause, Condition, Place, Samples, Standing
+from service.domain.message import Traffic
+from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
+from service.errors import StoreOverloaded
+from service.pipeline.deliver import routes_of
+from service.pipeline.health import Health
+from service.pipeline.submit import Submit
+from tests import rows
+from tests.pipeline.conftest import MakeWorld
+from tests.pipeline.world import WITHOUT_KEY, World, news, provider
+
+PRIMARY = Place("primary", "US", "transactional")
+FALLBACK = Place("fallback", "US", "transactional")
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_added_by_tests_before() -> None:
+    """What a worker has counted it adds a second later, and by then its test may be over."""
+    for task in asyncio.all_tasks():
+        if getattr(task.get_coro(), "__name__", "") == "_add_soon":
+            task.cancel()
+
+
+def health(world: World) -> Health:
+    return submit(world).health
+
+
+def submit(world: World) -> Submit:
+    return world.deliver._submit  # noqa: SLF001 - the worker's own, which only `working` needs otherwise
+
+
+async def seen(world: World) -> dict[Place, Samples]:
+    """What all processes have counted."""
+    await health(world).sync()
+    return {one.place: one.samples for one in await world.runtime.health.evidence(40)}
+
+
+async def judged(world: World, pass_s: float = 0.0) -> None:
+    """Everything is counted, judged and read. If time passes before that, standings grow older, and samples too old."""
+    await health(world).sync()
+    if pass_s:
+        await world.database.execute("DELETE FROM health_samples")
+        await world.database.execute("UPDATE health_standings SET since = since - make_interval(secs => $1)", pass_s)
+        world.ahead_s += pass_s
+    await health(world).judge()
+    await health(world).sync()
+
+
+async def stand(world: World, place: Place, condition: Condition, cause: Cause, ago_s: float = 6.0) -> None:
+    await world.runtime.health.move({place: Standing(condition, 0.0, cause, 1)})
+    await world.database.execute("UPDATE health_standings SET since = now() - make_interval(secs => $1)", ago_s)
+    await health(world).sync()
+
+
+async def conditions(world: World) -> dict[Place, Condition]:
+    return {place: standing.condition for place, standing in (await world.runtime.health.standings()).items()}
+
+
+@pytest.mark.parametrize(
+    ("answer", "samples"),
+    [
+        (Accepted("p"), Samples(calls=1)),
+        (Rejected("bad"), Samples(calls=1)),
+        (Throttled(100), Samples(calls=1)),
+        (Refused("sender"), Samples(calls=1)),
+        (Refused("funds", account=True), Samples(calls=1, failures=1)),
+        (Unavailable("down"), Samples(calls=1, failures=1)),
+        (Unknown("http_500"), Samples(calls=1, failures=1)),
+    ],
+)
+async def test_every_call_is_counted_by_what_it_says_of_its_provider(
+    make_world: MakeWorld, answer: Outcome, samples: Samples
+) -> None:
+    world = await make_world(WITHOUT_KEY)
+    world.http.always("primary", answer)
+    await world.send()
+    found = await seen(world)
+    assert (found[PRIMARY], found[PRIMARY.whole]) == (samples, samples)
+
+
+async def test_a_call_that_took_more_than_half_of_its_time_is_slow(make_world: MakeWorld) -> None:
+    world = await make_world(providers={"primary": provider("primary", timeout_s=0.1)})
+
+    async def slow() -> Outcome:
+        await asyncio.sleep(0.06)
+        return Accepted("p")
+
+    world.http.script("primary", slow)
+    await world.send()
+    assert (await seen(world))[PRIMARY] == Samples(calls=1, slow=1)
+
+
+@pytest.mark.parametrize(
+    ("status", "error_code", "counted"),
+    [
+        ("delivered", 0, (1, 0)),
+        ("undelivered", None, (0, 1)),
+        ("failed", 34, (0, 1)),
+        ("undelivered", 27, (0, 0)),
+        ("undelivered", 1, (0, 0)),
+        ("sent", None, (0, 0)),
+    ],
+)
+async def test_a_receipt_is_counted_once_unless_it_lies_with_the_subscriber(
+    world: World, status: str, error_code: int | None, counted: tuple[int, int]
+) -> None:
+    message_id = await world.send()
+    [attempt] = await rows.attempts(world.database, message_id)
+    for _ in range(2):
+        await world.receive.apply(news(attempt["id"], status, error_code))
+    await world.receive._health.sync()  # noqa: SLF001 - it does so by itself a second later
+    found = (await seen(world))[PRIMARY]
+    assert (found.calls, (found.delivered, found.undelivered)) == (1, counted)
+
+
+async def test_what_was_counted_is_shared_by_itself(world: World) -> None:
+    await world.send()
+    async with asyncio.timeout(10):
+        while not await world.runtime.health.evidence(40):  # noqa: ASYNC110 - the database has no event
+            await asyncio.sleep(0.05)
+
+
+def errors(world: World) -> float | None:
+    return world.runtime.metrics.registry.get_sample_value("sms_gateway_worker_errors_total", {"task": "health"})
+
+
+async def test_what_cannot_be_shared_or_judged_is_only_lost(world: World) -> None:
+    class Down:
+        async def add(self, *_: object) -> None:
+            raise StoreOverloaded
+
+        standings = take_round = add
+
+    kept = health(world)
+    await world.send()
+    kept._store = Down()  # type: ignore[assignment] # noqa: SLF001 - a fault that no database can be asked for
+    keeping = asyncio.create_task(kept.keep())
+    async with asyncio.timeout(10):
+        while not errors(world):  # noqa: ASYNC110 - the metric has no event
+            await asyncio.sleep(0.02)
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    assert (await world.where(await world.send()))[0] == "sent"
+
+
+async def test_a_country_that_fails_is_left_and_the_others_stay(world: World) -> None:
+    await world.runtime.health.add({PRIMARY._replace(country="GB"): Samples(calls=40, failures=30)})
+    await judged(world)
+    await world.send(country="GB")
+    await world.send(country="US")
+    assert world.http.called() == ["fallback", "primary"]
+    moved = {"provider": "primary", "condition": "failing"}
+    assert world.runtime.metrics.registry.get_sample_value("sms_gateway_provider_standings_total", moved) == 1
+
+
+async def test_a_provider_that_accepts_and_then_fails_by_receipt_is_left(world: World) -> None:
+    message_ids = [await world.accept() for _ in range(40)]
+    await world.step()
+    for message_id in message_ids:
+        [attempt] = await rows.attempts(world.database, message_id)
+        await world.receive.apply(news(attempt["id"], "undelivered"))
+    await world.receive._health.sync()  # noqa: SLF001 - it does so by itself a second later
+    await judged(world)
+    assert await conditions(world) == {PRIMARY: Condition.FAILING}
+    world.http.calls.clear()
+    await world.send()
+    assert world.http.called() == ["fallback"]
+
+
+async def test_after_a_breaker_opened_every_worker_lets_the_traffic_drift_back(make_world: MakeWorld) -> None:
+    """The second worker never saw a failure."""
+    world, other = await make_world(), await make_world()
+    world.http.always("primary", Unavailable("down"))
+    for _ in range(5):
+        await world.send()
+    world.http.always("primary", Accepted("p"))
+    await judged(world)
+    await health(other).sync()
+    await other.send()
+    assert other.http.called() == ["fallback"]
+
+    await judged(world, 11.0)
+    assert (await conditions(world))[PRIMARY.whole] is Condition.PROBING
+    await judged(world, 6.0)
+    for _ in range(10):
+        world.ahead_s += 1.1
+        await world.send()
+    assert world.http.called()[-10:] == ["primary"] * 10, "each of them a probe"
+    await judged(world)
+    assert (await conditions(world))[PRIMARY.whole] is Condition.RECOVERING
+
+    await other.accept()
+    [one] = await other.queue.claim(Traffic.TRANSACTIONAL, other.lease.worker_id, {}, 1)
+    messages = [replace(one, id=UUID(int=number * (1 << 32) // 100)) for number in range(100)]
+    [route] = routes_of(other.runtime.config)
+    parts, tried = [], set[int]()
+    for age_s in (0, 15, 15, 15, 14):
+        await judged(world, age_s)
+        await health(other).sync()
+        first = [health(other).order(message, route).providers[0] for message in messages]
+        now = {number for number, name in enumerate(first) if name == "primary"}
+        assert tried <= now, "no message swings"
+        tried = now
+        parts.append(len(now))
+    assert parts == pytest.approx([10, 32, 55, 77, 98], abs=12)
+    await judged(world, 3)
+    assert (await conditions(world))[PRIMARY.whole] is Condition.HEALTHY
+
+
+async def test_a_provider_that_failed_a_message_is_not_the_first_that_is_asked_again(world: World) -> None:
+    world.http.script("primary", Unavailable("down"))
+    world.http.script("fallback", Throttled(0.001))
+    message_id = await world.send()
+    assert await world.where(message_id) == ("queued", "provider_busy")
+    world.ahead_s += 1
+    await world.again()
+    assert world.http.called() == ["primary", "fallback", "fallback"]
+
+
+async def test_where_all_providers_are_bad_the_configured_order_stays_and_nobody_is_a_probe(world: World) -> None:
+    for place in (PRIMARY, FALLBACK):
+        await stand(world, place, Condition.PROBING, Cause.RECEIPT_FAILURES)
+    for _ in range(3):
+        await world.send()
+    assert world.http.called() == ["primary"] * 3
+
+
+async def test_one_message_a_second_is_a_probe(world: World) -> None:
+    await stand(world, PRIMARY, Condition.PROBING, Cause.RECEIPT_FAILURES)
+    for _ in range(3):
+        await world.send()
+    world.ahead_s += 1
+    await world.send()
+    assert world.http.called() == ["primary", "fallback", "fallback", "primary"]
+
+
+@pytest.mark.parametrize("place", [PRIMARY.whole, PRIMARY._replace(traffic="otp")])
+async def test_an_otp_is_a_probe_only_where_nobody_else_has_been_for_ten_seconds(world: World, place: Place) -> None:
+    await stand(world, place, Condition.PROBING, Cause.BREAKER_OPENED, ago_s=8)
+    await world.send("otp")
+    world.ahead_s += 2.1
+    await world.send("otp")
+    await world.send("otp")
+    assert world.http.called() == ["fallback", "primary", "fallback"]
+
+
+async def test_an_otp_does_not_probe_a_breaker_while_another_provider_works(world: World) -> None:
+    world.http.always("primary", Unavailable("down"))
+    for _ in range(5):
+        await world.send()
+    world.http.always("primary", Accepted("p"))
+    world.http.calls.clear()
+    world.ahead_s += 5.1
+    await world.send("otp")
+    await world.send("marketing")
+    await world.send("otp")
+    assert world.http.called() == ["fallback", "primary", "primary"]
+
+
+async def test_no_probe_goes_to_a_place_that_is_still_held_back(world: World) -> None:
+    await stand(world, PRIMARY, Condition.PROBING, Cause.SLOW)
+    await stand(world, PRIMARY.whole, Condition.FAILING, Cause.BREAKER_OPENED)
+    await world.send()
+    assert world.http.called() == ["fallback"]
+
+
+@pytest.mark.parametrize(("cause", "asked"), [(Cause.SLOW, ["primary"]), (Cause.RECEIPT_FAILURES, [])])
+async def test_what_the_second_has_no_room_for_goes_to_the_first_that_is_only_slow(
+    world: World, cause: Cause, asked: list[str]
+) -> None:
+    await stand(world, PRIMARY, Condition.FAILING, cause)
+    world.http.script("fallback", Throttled(100))
+    message_ids = [await world.send() for _ in range(2)]
+    assert world.http.called() == ["fallback", *asked * 2]
+    expected = ("sent", None) if asked else ("queued", "provider_busy")
+    assert [await world.where(each) for each in message_ids] == [expected] * 2
+
+
+async def test_results_of_calls_that_began_before_a_standing_do_not_count_for_it(world: World) -> None:
+    go = asyncio.Event()
+
+    async def late() -> Outcome:
+        await go.wait()
+        return Unavailable("down")
+
+    world.http.script("primary", late)
+    await world.accept()
+    stepping = asyncio.create_task(world.step())
+    while not world.http.calls:  # noqa: ASYNC110 - the transport has no event
+        await asyncio.sleep(0.001)
+    await stand(world, PRIMARY, Condition.RECOVERING, Cause.SLOW, ago_s=0)
+    go.set()
+    await stepping
+    await health(world).sync()
+    await world.database.execute("UPDATE health_standings SET since = since - interval '10 seconds'")
+    assert (await seen(world))[PRIMARY] == Samples()
