@@ -40,7 +40,6 @@ SECRET_KEY: Final = "test-secret-key-of-32-characters-or-more"
 SIGNING_SECRET: Final = "whsec_" + "c2VjcmV0" * 4
 """Signs the webhooks of every client, and the receipts of both simulators."""
 CLIENTS: Final = ("shop", "bank")
-RECEIPT_WAIT_S: Final = 3.6
 _GIVEN_UP: Final = re.compile(r"receipt of (\w+) given up")
 
 CONFIG: Final = """

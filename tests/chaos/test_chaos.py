@@ -52,10 +52,14 @@ async def test_what_brings_broken_promises_to_light_does_no_harm_to_kept_ones(th
 
 async def test_a_killed_primary_is_replaced_at_once_and_comes_back(cluster: Path, tmp_path: Path) -> None:
     async with a_theatre(tmp_path, cluster, config=FAILOVER_CONFIG) as theatre:
-        result = await failover(theatre, seed=1, rate=200)
+        result = await failover(theatre, seed=1, rate=200, back_s=12)
 
     print(*result.lines(), sep="\n")  # noqa: T201 - the figures, with `pytest -s`
     assert result.report.findings.lines() == [], theatre.stage.logs()
     assert result.strays == 0
     assert result.carried > result.late
-    assert any(primary for second, (primary, _) in result.shares.items() if second > result.back_s)
+    back = {second: share for second, share in result.shares.items() if second > result.back_s}
+    assert any(primary for primary, _ in back.values())
+    # It drifts: in the first seconds most still goes elsewhere. (What comes when the load is over is of the drain.)
+    jumps = [second for second, (one, other) in back.items() if second < result.back_s + 11 and one > other + 20]
+    assert jumps == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,17 +25,20 @@ async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 20) 
 
 
 async def test_a_server_that_is_told_to_end_answers_what_it_has_begun(stage: Stage) -> None:
-    async def both_wait() -> bool:
-        waiting = "SELECT count(*) = 2 AS both FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        return bool((await stage.fetch(waiting))[0]["both"])
+    async def waiting(number: int) -> bool:
+        at_the_lock = "SELECT count(*) AS number FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        return bool((await stage.fetch(at_the_lock))[0]["number"] == number)
 
+    await stage.workers[0].kill()  # it would wait for the lock too
     async with stage.connection() as lock:
         held = lock.transaction()
         await held.start()
         await lock.execute("LOCK TABLE messages IN EXCLUSIVE MODE")
         # Two group commits can be on their way, so these two are known to have reached the server.
-        sends = [asyncio.create_task(stage.send(f"+1555555010{n}")) for n in range(2)]
-        await until(both_wait)
+        sends = []
+        for number in (1, 2):
+            sends.append(asyncio.create_task(stage.send(f"+1555555010{number}")))
+            await until(partial(waiting, number))
         ending = asyncio.create_task(stage.serves[0].terminate())
         await until(lambda: refused(stage))
         await held.rollback()
