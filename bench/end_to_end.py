@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.load import Plan, Result, measure
+from bench.load import Plan, Result, measure, subscriber
 from bench.world import World, a_world
 
 _CONFIG = """
@@ -69,7 +69,7 @@ async def _phase(world: World, rate: float, seconds: float) -> Phase:
     before, cpu_before, began_s = await _acknowledged(world), _cpu_s(), time.monotonic()
     body = json.dumps(
         {
-            "to": "+1212555{k}",
+            "to": "{to}",
             "from": "MyApp",
             "message": "Your parcel {n} arrives today between 9 and 11.",
             "callback_url": f"{world.sink_url}/hook",
@@ -97,7 +97,7 @@ async def _know_numbers(world: World) -> None:
 
     async def look_up(number: int) -> None:
         async with limit:
-            answer = await world.http.get(f"/v1/hlr/+1212555{number:04d}", headers=world.headers["mine"])
+            answer = await world.http.get(f"/v1/hlr/{subscriber(number)}", headers=world.headers["mine"])
             answer.raise_for_status()
 
     await asyncio.gather(*(look_up(number) for number in range(_KNOWN)))

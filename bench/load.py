@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 class Plan:
     """What to send where.
 
-    `body` and `headers` may hold `{n}`, which becomes a number that no other request has, and `body` also `{k}`, one of
-    0000 to 0999 in turn. `rate`: how many a second at most; None: as many as are answered.
+    `body` and `headers` may hold `{n}`, which becomes a number that no other request has, and `body` also `{to}`,
+    one of 1,000 subscribers in turn. `rate`: how many a second at most; None: as many as are answered.
     """
 
     url: str
@@ -40,6 +40,11 @@ class Result:
     p99_ms: float
     statuses: dict[str, int]
     cpu: float
+
+
+def subscriber(number: int) -> str:
+    """One of 1,000 numbers that the simulator delivers."""
+    return f"+1{201 + number % 1000 // 100}55501{number % 100:02d}"
 
 
 class _Connection(asyncio.Protocol):
@@ -107,7 +112,7 @@ class _Load:
 
     def request(self) -> bytes:
         number = str(next(self._numbers))
-        body = self._plan.body.replace("{n}", number).replace("{k}", f"{int(number) % 1000:04d}")
+        body = self._plan.body.replace("{n}", number).replace("{to}", subscriber(int(number)))
         return f"{self._head.replace('{n}', number)}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
     def answered(self, status: str, latency_s: float) -> None:

@@ -4,7 +4,8 @@ Two `serve` and three `worker` processes on one PostgreSQL, one simulated provid
 it can take, OTPs and others. Counts what came to the provider, by its ledger:
 
 - `rate`: messages a second over the whole time, against the MPS;
-- `busiest second`: the most in any one second, against the MPS;
+- `busiest second`: the most attempts begun in any one second, against the MPS;
+- `at the provider`: the same by its ledger. It holds what its own process was late as well: all share the machine;
 - the same while one worker is killed (`kill -9`) a third of the way. Its lease is short here.
 
 That limits of callers hold over two replicas is measured by `python -m bench.limits`.
@@ -16,12 +17,14 @@ import argparse
 import asyncio
 import json
 import tempfile
+from bisect import bisect_left
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 
+import asyncpg
 import httpx
 import psutil
 
@@ -48,6 +51,7 @@ class Figures:
 
     rate: float
     busiest: float
+    at_provider: float
 
 
 def _number() -> str:
@@ -71,12 +75,25 @@ def _sends(ledger: Path) -> list[float]:
     return sorted(datetime.fromisoformat(send["at"]).timestamp() for line in lines for send in line["sends"])
 
 
-def _figures(times: list[float], mps: float, seconds: float) -> Figures:
+async def _begun(dsn: str) -> list[float]:
+    """When each attempt was written, which is right before its call."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return [row[0].timestamp() for row in await connection.fetch("SELECT started_at FROM attempts ORDER BY 1")]
+    finally:
+        await connection.close()
+
+
+def _figures(begun: list[float], sends: list[float], mps: float, seconds: float) -> Figures:
     """Of the `seconds` after the first two, in which workers begin."""
-    began = times[0] + 2
-    times = [at - began for at in times if began <= at < began + seconds]
-    busiest = max(sum(at <= other < at + 1 for other in times[n : n + int(mps * 3)]) for n, at in enumerate(times))
-    return Figures(len(times) / seconds / mps, busiest / mps)
+    since = begun[0] + 2
+    begun, sends = ([at - since for at in times if since <= at < since + seconds] for times in (begun, sends))
+    return Figures(len(begun) / seconds / mps, _busiest(begun) / mps, _busiest(sends) / mps)
+
+
+def _busiest(times: list[float]) -> int:
+    """The most in any one second."""
+    return max(bisect_left(times, at + 1) - number for number, at in enumerate(times))
 
 
 async def _measure(mps: float, seconds: float, *, kill: bool) -> Figures:
@@ -112,7 +129,8 @@ async def _measure(mps: float, seconds: float, *, kill: bool) -> Figures:
             if kill:
                 _listens_on(ports[-1]).kill()
             await asyncio.sleep(seconds * 2 / 3 + 3)
-        return _figures(_sends(folder / "primary.jsonl"), mps, seconds)
+            begun = await _begun(dsn)
+        return _figures(begun, _sends(folder / "primary.jsonl"), mps, seconds)
 
 
 def _listens_on(port: int) -> psutil.Process:
@@ -135,10 +153,13 @@ def main() -> None:
     parser.add_argument("--mps", type=float, nargs="+", default=[50.0, 200.0])
     options = parser.parse_args()
     results = asyncio.run(_run(options.mps, options.seconds))
-    print(f"{'mps':>6}  {'worker killed':>13}  {'rate / mps':>10}  {'busiest second / mps':>20}")
+    print(
+        f"{'mps':>6}  {'worker killed':>13}  {'rate / mps':>10}  {'busiest second / mps':>20}  {'at the provider':>15}"
+    )
     ratios: dict[str, float] = {}
     for (mps, killed), figures in results.items():
-        print(f"{mps:>6g}  {'yes' if killed else 'no':>13}  {figures.rate:>10.3f}  {figures.busiest:>20.3f}")
+        shown = f"{figures.rate:>10.3f}  {figures.busiest:>14.3f}  {figures.at_provider:>15.3f}"
+        print(f"{mps:>6g}  {'yes' if killed else 'no':>13}  {shown}")
         name = f"{mps:g}_mps" + ("_killed" if killed else "")
         ratios |= {f"rate_at_{name}": round(figures.rate, 3), f"busiest_at_{name}": round(figures.busiest, 3)}
     if options.json:

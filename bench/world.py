@@ -25,8 +25,9 @@ _numbers = count(0)
 
 
 def a_number() -> str:
-    """A number in the USA that no one else has, delivered by the simulator."""
-    return f"+1{next(_numbers) // 100 + 2_125_550:08d}01{next(_numbers) % 100:02d}"[:12]
+    """A number that nobody else has, and that the simulator delivers."""
+    number = next(_numbers)
+    return f"+1{200 + number // 10_000}5{number // 100 % 100:02}01{number % 100:02}"
 
 
 def provider(port: int, more: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -46,9 +47,11 @@ class PacingStore:
         keys = sorted(intervals_s)
         async with self._database.writing() as connection, connection.transaction():
             now, tats_s = await _lock(connection, keys)
+            began_s = time.monotonic()
             slots, after_s = _slots(tats_s, intervals_s, wanted, horizon_s)
             await connection.execute(_STORE, keys, [now + timedelta(seconds=after_s[key]) for key in keys])
-        return slots
+        taken_s = time.monotonic() - began_s  # the commit took its time of every slot
+        return [Slot(max(0.0, slot.in_s - taken_s), slot.reserved) for slot in slots]
 
     async def admit(self, key: str, interval_s: float, burst: int, least: int, most: int) -> Admission:
         """Take as many events of a limiter as there are, at most `most`; none where there are not `least`."""

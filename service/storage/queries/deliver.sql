@@ -110,7 +110,7 @@ WITH input AS (
     FROM input AS i
     WHERE i.move = 'give_up' AND i.attempt_id IS NULL AND a.message_id = i.message_id AND a.open
       AND a.id BETWEEN first_attempt(i.message_id) AND last_attempt(i.message_id)
-), decided AS (
+), decided AS MATERIALIZED (
     SELECT i.*,
            CASE WHEN i.move IN ('fail', 'put_back') AND EXISTS (
                     SELECT FROM attempts AS a
