@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.types import ASGIApp
 
 from service import __version__
 from service.api import (
@@ -56,12 +57,12 @@ _DESCRIPTION: Final = (
 )
 
 
-def create_app(runtime: Runtime) -> FastAPI:
+def create_app(runtime: Runtime) -> ASGIApp:
     """The whole interface."""
     return _serving(_assemble(_GATEWAY), runtime)
 
 
-def create_worker_app(runtime: Runtime) -> FastAPI:
+def create_worker_app(runtime: Runtime) -> ASGIApp:
     """Health and metrics only: nobody sends through a worker."""
     return _serving(_assemble((health.router,)), runtime)
 
@@ -86,7 +87,7 @@ def _assemble(routers: tuple[APIRouter, ...]) -> FastAPI:
     return app
 
 
-def _serving(app: FastAPI, runtime: Runtime) -> FastAPI:
+def _serving(app: FastAPI, runtime: Runtime) -> ASGIApp:
     lookup = Lookup(runtime)
     app.state.api = Api(
         runtime=runtime,
@@ -104,7 +105,6 @@ def _serving(app: FastAPI, runtime: Runtime) -> FastAPI:
         if isinstance(route, RawRoute)
         for method in route.methods or ()
     }
-    app.add_middleware(Surround, metrics=runtime.metrics, express=express)
     described = document(app)
     app.openapi = lambda: described  # type: ignore[method-assign]
-    return app
+    return Surround(app, runtime.metrics, express)

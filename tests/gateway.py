@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import asyncpg
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from service.config_file import ConfigFile
 from service.runtime import Runtime, open_runtime
@@ -56,7 +56,7 @@ async def make_key(runtime: Runtime, *scopes: str, client: str = "shop") -> str:
 
 
 @asynccontextmanager
-async def serve(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
+async def serve(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
     """The base URL of the application, served on loopback."""
     # asyncio leaves Nagle's algorithm on for sockets that do not name TCP: 40 ms a request.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 
 import typer
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.loops.auto import auto_loop_factory
 
 from service.errors import ConfigurationError
@@ -96,7 +96,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def answering(app: FastAPI, listener: socket.socket, drain_s: float) -> AsyncIterator[None]:
+async def answering(app: ASGIApp, listener: socket.socket, drain_s: float) -> AsyncIterator[None]:
     """Serve `app` on `listener`. At the end no connection is taken any more, and requests get `drain_s` to finish."""
     server = _Server(
         uvicorn.Config(

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _HLR_RETRY_S = 1.0
 _ERROR_RETRY_S = 30.0
+_LEASE_RETRY_S = 1.0
 _NOWHERE = Route(None, None, (), None, HlrPolicy.OFF, hlr_fails_open=True)
 
 
@@ -86,14 +87,15 @@ class Deliver:
             settlement = await self._decide(message, time.monotonic())
             status = await self._runtime.queue.settle(settlement)
         except LeaseLost:
-            log.info("a message is no longer this worker's", extra={"message_id": show("msg", message.id)})
+            log.info("a call was not allowed any more", extra={"message_id": show("msg", message.id)})
+            await self._put_back(message, None, _LEASE_RETRY_S)  # changes nothing where it is another worker's by now
         except StoreError as error:
             # Recovery finds it: as a stray of this worker, or when the lease has run out.
             log.warning("store error in delivery", extra={"message_id": show("msg", message.id), "error": str(error)})
         except Exception:
             self._runtime.metrics.worker_errors.labels("deliver").inc()
             log.exception("delivery failed", extra={"message_id": show("msg", message.id)})
-            await self._put_back(message)
+            await self._put_back(message, "internal_error", _ERROR_RETRY_S)
         else:
             if status in {"failed", "undelivered"}:
                 self._runtime.metrics.ended.labels(status, settlement.reason or "").inc()
@@ -108,13 +110,11 @@ class Deliver:
         except StoreError as error:
             log.warning("an opt-out was not stored", extra={"message_id": show("msg", message.id), "error": str(error)})
 
-    async def _put_back(self, message: Claimed) -> None:
-        """After an error of our own: not at once, or it would be made again and again."""
+    async def _put_back(self, message: Claimed, reason: str | None, delay_s: float) -> None:
+        """Not to be claimed again at once, or the same would be met again and again."""
         try:
             await self._runtime.queue.settle(
-                Settlement(
-                    message.id, message.worker_id, Move.PUT_BACK, reason="internal_error", delay_s=_ERROR_RETRY_S
-                )
+                Settlement(message.id, message.worker_id, Move.PUT_BACK, reason=reason, delay_s=delay_s)
             )
         except StoreError as error:
             log.warning("store error in delivery", extra={"message_id": show("msg", message.id), "error": str(error)})

@@ -60,8 +60,7 @@ async def test_what_a_receipt_says_is_sent_while_its_call_hangs_goes_to_no_other
     message_id = await world.accept("otp")
     await world.step()
     assert world.http.called() == ["primary"]
-    await world.runtime.upkeep.release(world.lease.worker_id, [message_id], [])
-    await world.step()
+    await world.again()
     assert await world.where(message_id) == ("sent", None)
     assert world.http.called() == ["primary"]
 
