@@ -17,6 +17,7 @@ from service.api.context import Api
 from service.api.headers import header
 from service.api.problems import answer, answer_store_error, field_errors, invalid
 from service.errors import FieldError, Problem, StoreError
+from service.settings import Limits
 from service.storage.clients import Principal
 from service.storage.messages import Key
 
@@ -25,6 +26,7 @@ Model = TypeVar("Model", bound=BaseModel)
 _JSON_TYPE: Final = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json\s*(?:;\s*charset=\"?utf-8\"?\s*)?", re.IGNORECASE)
 _CSV_TYPE: Final = re.compile(r"text/csv\s*(?:;\s*(?:charset=\"?utf-8\"?|header=\w+)\s*)*", re.IGNORECASE)
 _BODY_WITHIN_S: Final = 20.0  # a connection that is dead in the middle must not hold its place for ever
+_SMALL_BODY_BYTES: Final = 64 * 1024
 _LARGE_BYTES: Final = 64 * 1024
 # 100,000 recipients and a text of commas. A million empty objects in 2 MB would hold the event loop for 100 ms.
 _MOST_VALUES: Final = 150_000
@@ -149,7 +151,15 @@ async def parse_json(raw: bytes, model: type[Model]) -> Body[Model]:
 
 async def read_fields(request: Request, api: Api, model: type[Model]) -> Model:
     """The body as `model`, within the limit of `gateway.yaml`. Raises as `read_json` does."""
-    return (await read_json(request, model, api.runtime.config.limits.max_body_bytes)).fields
+    return (await read_json(request, model, small_body_bytes(api.runtime.config.limits))).fields
+
+
+def small_body_bytes(limits: Limits) -> int:
+    """What a body about one message may have: as many may be read at once as requests are let in.
+
+    A segment has at most 153 characters (3GPP TS 23.040), and JSON may write each with six bytes.
+    """
+    return min(limits.max_body_bytes, _SMALL_BODY_BYTES + 1_024 * limits.max_segments)
 
 
 def _not_json() -> Problem:

@@ -13,7 +13,7 @@ from service.api.access import authorize
 from service.api.context import api_of
 from service.api.draft import Judgement
 from service.api.hlr import hlr_reply
-from service.api.intake import read_json
+from service.api.intake import read_json, small_body_bytes
 from service.api.message_models import PreviewReply
 from service.api.models import SendRequest
 from service.api.openapi import body_of, refusals
@@ -50,7 +50,7 @@ async def preview_message(request: Request) -> Response:
     api = api_of(request)
     principal = await authorize(request, api, "send")
     config = api.runtime.config
-    body = (await read_json(request, SendRequest, config.limits.max_body_bytes)).fields
+    body = (await read_json(request, SendRequest, small_body_bytes(config.limits))).fields
     judged = api.drafter.judge(body, principal, datetime.now(UTC))
     known, route = None, None
     if judged.country is not None:

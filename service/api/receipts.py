@@ -14,6 +14,7 @@ from service.providers.adapter import Callback
 router = APIRouter(tags=["Providers"])
 
 _MAX_BYTES = 64 * 1024
+_BODY_WITHIN_S = 3.0  # providers send them in one piece; whoever trickles must not hold a place
 
 
 @router.get(
@@ -35,7 +36,8 @@ _MAX_BYTES = 64 * 1024
 async def receive(request: Request, account: str, token: str) -> Response:
     """The token proves that the URL is one of ours; the provider's own signature is verified besides."""
     api = api_of(request)
-    body = await read_body(request, _MAX_BYTES)
+    attempt_id = api.receive.attempt_of(account, token)
+    body = await read_body(request, _MAX_BYTES, _BODY_WITHIN_S)
     path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
     callback = Callback(
         body=body,
@@ -43,5 +45,5 @@ async def receive(request: Request, account: str, token: str) -> Response:
         query=dict(request.query_params),
         url=f"{api.runtime.settings.environment.base_url}{path}{'?' + query if query else ''}",
     )
-    await api.receive.callback(account, token, callback)
+    await api.receive.callback(account, attempt_id, callback)
     return Response(status_code=204)

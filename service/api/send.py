@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from service.api.access import authorize
 from service.api.context import Api, api_of
-from service.api.intake import RawRoute, read_json, read_key
+from service.api.intake import RawRoute, read_json, read_key, small_body_bytes
 from service.api.models import SendReply, SendRequest
 from service.api.openapi import IDEMPOTENCY_KEY, body_of, refusals
 from service.api.replies import json_reply, utc_text
@@ -51,7 +51,7 @@ async def send(request: Request) -> Response:
 
 
 async def _accept(request: Request, api: Api, principal: Principal) -> Answer:
-    body = await read_json(request, SendRequest, api.runtime.config.limits.max_body_bytes)
+    body = await read_json(request, SendRequest, small_body_bytes(api.runtime.config.limits))
     key = read_key(request, api, principal, "send", body.plain)
     try:
         message = api.drafter.message(body.fields, principal, datetime.now(UTC))

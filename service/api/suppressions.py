@@ -16,7 +16,7 @@ from service.api.access import allowed
 from service.api.context import api_of
 from service.api.cursor import read_cursor, write_cursor
 from service.api.draft import check_filter, check_number
-from service.api.intake import read_csv, read_json
+from service.api.intake import read_csv, read_json, small_body_bytes
 from service.api.openapi import body_of, refusals
 from service.api.problems import invalid
 from service.api.replies import json_reply, utc_text
@@ -81,7 +81,7 @@ async def list_suppressions(request: Request, caller: Admin, query: Annotated[Su
 async def add_suppression(request: Request, caller: Admin) -> Response:
     """From now on this client's messages to it fail as `suppressed`. A number on the list stays as it is there."""
     runtime = api_of(request).runtime
-    body = (await read_json(request, SuppressionRequest, runtime.config.limits.max_body_bytes)).fields
+    body = (await read_json(request, SuppressionRequest, small_body_bytes(runtime.config.limits))).fields
     _check(body.number)
     row = await runtime.suppressions.put(caller.client_id, body.number, reason=body.reason, source="api")
     return json_reply(_shown(dict(row)))

@@ -30,26 +30,38 @@ class Receive:
         self._lookup = lookup
         self._health = Health(runtime)
 
-    async def callback(self, account: str, token: str, callback: Callback) -> int:
-        """Take one callback; returns how many receipts were in it.
+    def attempt_of(self, account: str, token: str) -> UUID | None:
+        """The attempt that a callback URL names; None where it names the account only.
+
+        It needs nothing but the URL, so whoever does not know one of ours is turned away before anything else is read.
 
         Raises:
-            Problem: no such account (404), a token or signature that is not genuine (403), or unreadable (422).
-            StoreError: not stored; the provider repeats its callback.
+            Problem: no such account (404), or a token that is not genuine (403).
         """
-        provider = self._accounts.get(account)
-        if provider is None:
+        if account not in self._accounts:
             self._metrics.callbacks_refused.labels("", "unknown_account").inc()
             raise Problem(404, "unknown_account", "There is no such account. Check the callback URL at the provider.")
         try:
-            attempt_id = self._keyring.read_token(account, token)
-            receipts = provider.adapter.receipts(callback, time.time())
-        except (ValueError, ForgedReceipt) as error:
-            self._metrics.callbacks_refused.labels(account, "forged").inc()
-            log.warning("forged callback", extra={"provider": account, "error": str(error)})
-            raise Problem(
-                403, "forged_callback", "The token or the signature of this callback is not genuine."
-            ) from None
+            return self._keyring.read_token(account, token)
+        except ValueError as error:
+            raise self._forged(account, error) from None
+
+    def _forged(self, account: str, error: Exception) -> Problem:
+        self._metrics.callbacks_refused.labels(account, "forged").inc()
+        log.warning("forged callback", extra={"provider": account, "error": str(error)})
+        return Problem(403, "forged_callback", "The token or the signature of this callback is not genuine.")
+
+    async def callback(self, account: str, attempt_id: UUID | None, callback: Callback) -> int:
+        """Take one callback that came to a genuine URL; returns how many receipts were in it.
+
+        Raises:
+            Problem: a signature that is not genuine (403), or unreadable (422).
+            StoreError: not stored; the provider repeats its callback.
+        """
+        try:
+            receipts = self._accounts[account].adapter.receipts(callback, time.time())
+        except ForgedReceipt as error:
+            raise self._forged(account, error) from None
         except UnreadableReceipt as error:
             self._metrics.callbacks_refused.labels(account, "unreadable").inc()
             log.warning("unreadable callback", extra={"provider": account, "error": str(error)})

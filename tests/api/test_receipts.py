@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -95,3 +96,12 @@ async def test_the_path_of_callback_urls_is_the_one_that_is_served(runtime: Runt
     assert urlsplit(runtime.settings.environment.base_url).path == "/base"
     path = f"/v1/receipts/primary/{runtime.keyring.account_token('primary')}"
     assert (await api.http.post(path, json=_DELIVERED)).status_code == 204
+
+
+async def test_who_does_not_know_a_url_of_ours_is_turned_away_before_his_body_is_read(api: GatewayClient) -> None:
+    reader, writer = await asyncio.open_connection(api.http.base_url.host, api.http.base_url.port)
+    writer.write(b"POST /v1/receipts/primary/AAAA HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000\r\n\r\n{")
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 403")
+    writer.close()
+    await writer.wait_closed()

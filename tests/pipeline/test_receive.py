@@ -64,13 +64,18 @@ def refused(world: World, provider: str, reason: str) -> float | None:
     )
 
 
+async def taken(receive: Receive, account: str, token: str, callback: Callback) -> int:
+    """As the API does it."""
+    return await receive.callback(account, receive.attempt_of(account, token), callback)
+
+
 async def test_a_delivered_receipt_ends_its_message_and_writes_one_webhook(world: World) -> None:
     message_id, attempt_id = await sent(world)
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     receive = receiving(world, Receipt(ReceiptStatus.DELIVERED, "p-1", 0, "DELIVRD", at))
     token = world.runtime.keyring.attempt_token("primary", attempt_id)
     world.runtime.hints.webhooks.clear()
-    assert await receive.callback("primary", token, CALLBACK) == 1
+    assert await taken(receive, "primary", token, CALLBACK) == 1
     message = await world.message(message_id)
     assert (message["status"], message["reason"], message["error_code"]) == ("delivered", None, 0)
     assert message["due_at"] is None
@@ -78,7 +83,7 @@ async def test_a_delivered_receipt_ends_its_message_and_writes_one_webhook(world
     assert (webhook["status"], webhook["event_at"], webhook["error_code"]) == ("delivered", at, 0)
     assert world.runtime.hints.webhooks.is_set()
     assert counted(world, "applied") == 1
-    assert await receive.callback("primary", token, CALLBACK) == 1
+    assert await taken(receive, "primary", token, CALLBACK) == 1
     assert counted(world, "duplicate") == 1
     assert len(await rows.webhooks(world.database, message_id)) == 1
 
@@ -86,14 +91,14 @@ async def test_a_delivered_receipt_ends_its_message_and_writes_one_webhook(world
 async def test_a_callback_may_hold_several_receipts(world: World) -> None:
     message_id, attempt_id = await sent(world)
     receive = receiving(world, Receipt(ReceiptStatus.SENT), Receipt(ReceiptStatus.UNDELIVERED, error_code=27))
-    assert await receive.callback("primary", world.runtime.keyring.attempt_token("primary", attempt_id), CALLBACK) == 2
+    assert await taken(receive, "primary", world.runtime.keyring.attempt_token("primary", attempt_id), CALLBACK) == 2
     assert await world.where(message_id) == ("undelivered", "absent_subscriber")
     assert counted(world, "recorded", "sent") == 1
 
 
 async def test_an_unknown_account_is_404(world: World) -> None:
     with pytest.raises(Problem) as problem:
-        await receiving(world).callback("nobody", "x", CALLBACK)
+        await taken(receiving(world), "nobody", "x", CALLBACK)
     assert (problem.value.status, problem.value.code) == (404, "unknown_account")
     assert refused(world, "", "unknown_account") == 1
 
@@ -101,7 +106,7 @@ async def test_an_unknown_account_is_404(world: World) -> None:
 @pytest.mark.parametrize("token", ["", "x", "AAAA", "not-base64!", "A" * 35])
 async def test_a_token_that_is_not_ours_is_403(world: World, token: str) -> None:
     with pytest.raises(Problem) as problem:
-        await receiving(world, Receipt(ReceiptStatus.DELIVERED)).callback("primary", token, CALLBACK)
+        await taken(receiving(world, Receipt(ReceiptStatus.DELIVERED)), "primary", token, CALLBACK)
     assert (problem.value.status, problem.value.code) == (403, "forged_callback")
     assert refused(world, "primary", "forged") == 1
 
@@ -110,7 +115,7 @@ async def test_a_token_of_another_account_is_403(world: World) -> None:
     _, attempt_id = await sent(world)
     token = world.runtime.keyring.attempt_token("fallback", attempt_id)
     with pytest.raises(Problem) as problem:
-        await receiving(world, Receipt(ReceiptStatus.DELIVERED)).callback("primary", token, CALLBACK)
+        await taken(receiving(world, Receipt(ReceiptStatus.DELIVERED)), "primary", token, CALLBACK)
     assert problem.value.status == 403
 
 
@@ -124,7 +129,7 @@ async def test_a_callback_that_the_adapter_does_not_take_changes_nothing(
     message_id, attempt_id = await sent(world)
     token = world.runtime.keyring.attempt_token("primary", attempt_id)
     with pytest.raises(Problem) as problem:
-        await receiving(world, error=error).callback("primary", token, CALLBACK)
+        await taken(receiving(world, error=error), "primary", token, CALLBACK)
     assert problem.value.status == status
     assert refused(world, "primary", reason) == 1
     assert (await world.message(message_id))["status"] == "sent"
@@ -133,7 +138,7 @@ async def test_a_callback_that_the_adapter_does_not_take_changes_nothing(
 async def test_an_accounts_token_matches_by_the_providers_id(world: World) -> None:
     message_id, _ = await sent(world)
     receive = receiving(world, Receipt(ReceiptStatus.DELIVERED, "p1"))
-    assert await receive.callback("primary", world.runtime.keyring.account_token("primary"), CALLBACK) == 1
+    assert await taken(receive, "primary", world.runtime.keyring.account_token("primary"), CALLBACK) == 1
     assert (await world.message(message_id))["status"] == "delivered"
 
 
