@@ -62,7 +62,7 @@ class Environment:
     connections: int = 20
     """PostgreSQL connections of this process at most."""
     statement_cache: int = 100
-    """Prepared statements that each connection keeps. 0 behind PgBouncer in transaction mode."""
+    """Prepared statements that each connection keeps. 0 behind PgBouncer."""
     drain_s: float = 25.0
     """How long a stop waits for calls that are on their way. Keep it below Kubernetes' grace period (30 s)."""
 

@@ -42,13 +42,15 @@ async def healthz() -> Response:
     responses={200: {"model": HealthReply}, **refusals(503)},
 )
 async def readyz(request: Request) -> Response:
-    """The database answers within a second, and its schema is the one of this version or a later one."""
+    """The database answers within a second and can store, and its schema is the one of this version or a later one."""
     api = api_of(request)
     try:
         async with asyncio.timeout(_ANSWER_WITHIN_S):
+            await api.runtime.database.check_writable()
             version = await api.runtime.database.schema_version()
     except (StoreError, TimeoutError):
-        raise _not_ready("database_unavailable", "PostgreSQL does not answer within a second.") from None
+        detail = "PostgreSQL does not answer within a second, or stores nothing (a standby)."
+        raise _not_ready("database_unavailable", detail) from None
     # Schema changes are additive, so that a replica serves on while a newer one has migrated already.
     if version is None or version < api.schema_version:
         raise _not_ready("schema_outdated", "Run `sms-gateway migrate`.")

@@ -41,7 +41,7 @@ async def list_routes(request: Request, caller: Annotated[Principal, Depends(all
     usable = _usable(config, caller)
     standings = [
         one
-        for one in await runtime.health.evidence(policy.min_samples)
+        for one in await runtime.health.shared_evidence(policy)
         if one.place.country == WHOLE or usable(one.place.traffic, one.place.country)
     ]
     return json_reply(

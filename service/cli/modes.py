@@ -18,7 +18,7 @@ from service.app import create_app, create_worker_app
 from service.cli.process import answering, listening, run
 from service.cli.store import bring_up_to_date, require_newest, with_database
 from service.config_file import ConfigFile
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, StoreError
 from service.pipeline.hints import hearing, ringing
 from service.pipeline.loop_watch import watching
 from service.pipeline.worker import working
@@ -63,6 +63,7 @@ async def gateway(settings: Settings, listener: socket.socket, *, api: bool, wor
     environment = replace(environment, drain_s=environment.drain_s - requests_s)
     async with AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(open_runtime(replace(settings, environment=environment)))
+        await _make_partitions(runtime)
         await stack.enter_async_context(hearing(runtime) if work else ringing(runtime))
         if work:
             await stack.enter_async_context(working(runtime))
@@ -71,6 +72,14 @@ async def gateway(settings: Settings, listener: socket.socket, *, api: bool, wor
         await stack.enter_async_context(watching(runtime.metrics))
         log.info("up", extra={"url": environment.base_url, "api": api, "worker": work})
         yield runtime
+
+
+async def _make_partitions(runtime: Runtime) -> None:
+    """Workers do it every minute, but `serve` is not to fill the default partitions where none has run for a month."""
+    try:
+        await runtime.retention.make_partitions()
+    except StoreError as error:
+        log.warning("no partitions were made", extra={"error": str(error)})
 
 
 @asynccontextmanager

@@ -43,21 +43,24 @@ async def _run(*, dry_run: bool) -> dict[str, Any]:
         try:
             retention = retention_of(database, config)
             texts, partitions = await retention.due_texts(), await retention.due_partitions()
-            dropped = [] if dry_run else await _purge(retention)
+            purged, dropped = (0, []) if dry_run else await _purge(retention)
         finally:
             await database.close()
     return {
         "dry_run": dry_run,
         "texts": [_texts(one) for one in texts],
+        "texts_purged": purged,
         "partitions": [_partition(one) | ({} if dry_run else {"dropped": one.name in dropped}) for one in partitions],
     }
 
 
-async def _purge(retention: Retention) -> list[str]:
-    while await retention.purge_texts(_TEXTS_AT_ONCE) >= _TEXTS_AT_ONCE:
-        pass
+async def _purge(retention: Retention) -> tuple[int, list[str]]:
+    """Returns how many texts and which partitions went. Other processes may have been first."""
+    purged = 0
+    while went := await retention.purge_texts(_TEXTS_AT_ONCE):
+        purged += went
     await retention.forget_strays()
-    return [partition.name for partition in await retention.drop_partitions()]
+    return purged, [partition.name for partition in await retention.drop_partitions()]
 
 
 def _texts(texts: Texts) -> dict[str, Any]:
@@ -80,8 +83,10 @@ def _show(done: dict[str, Any]) -> None:
         typer.echo("Nothing is past its time.")
         return
     will = "would go" if done["dry_run"] else "gone"
-    for one in done["texts"]:
-        typer.echo(f"{one['texts']} texts of {one['traffic']} {will}; the oldest ended at {one['oldest_ended_at']}")
+    if not done["dry_run"]:
+        typer.echo(f"{done['texts_purged']} texts gone")
+    for one in done["texts"] if done["dry_run"] else ():
+        typer.echo(f"{one['texts']} texts of {one['traffic']} would go; the oldest ended at {one['oldest_ended_at']}")
     table = Table("partition", "rows (about)", "MB", "", box=None)
     for one in done["partitions"]:
         if one["in_use"]:

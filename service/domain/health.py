@@ -145,7 +145,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What was seen of a place. `openings`: breakers that opened; only a provider as a whole has them."""
+    """What was seen of a place. `openings`: breakers that opened; only a provider as a whole has them.
+
+    A place is judged by its newest `min_samples` or more, a provider as a whole by its newest `probes`: where breakers
+    opened few calls follow, and older ones would outvote them.
+    """
 
     calls: int = 0
     failures: int = 0
@@ -191,8 +195,9 @@ class StandingPolicy:
     """When a place falls and how it comes back.
 
     It falls where `down_share` of its samples are bad, of at least `min_samples` (where there are fewer, the missing
-    ones count as good). It stands back for `hold_s`, twice as long at each strike, up to `hold_cap_s`. Then it is
-    probed: fewer than `up_share` of `probes` may be bad. Its share then grows from `first_share` to 1 in `ramp_s`.
+    ones count as good), or where a breaker opened and `up_share` of the newest `probes` calls failed. It stands back
+    for `hold_s`, twice as long at each strike, up to `hold_cap_s`. Then it is probed: fewer than `up_share` of `probes`
+    may be bad. Its share then grows from `first_share` to 1 in `ramp_s`.
     """
 
     min_samples: int = 40
@@ -214,14 +219,14 @@ def judge(
 ) -> Standing:
     """The standing after `seen`, which holds only calls made (and receipts come) since `old.since_s`.
 
-    A breaker that opened always counts; of the measured causes only those in `falls_by`.
+    Of the measured causes only those in `falls_by` count.
     """
     age_s = now_s - old.since_s
     if old.condition is Condition.FAILING:
         return _moved(old, Condition.PROBING, now_s) if age_s >= policy.held_s(old.strikes) else old
     if old.condition is Condition.PROBING:
         return _probed(old, seen, now_s, policy)
-    if cause := _fault(seen, policy.min_samples, policy.down_share, falls_by):
+    if cause := _opened(seen, policy) or _fault(seen, policy.min_samples, policy.down_share, falls_by):
         return Standing(Condition.FAILING, now_s, cause, old.strikes + 1)
     if old.condition is Condition.RECOVERING and age_s >= policy.ramp_s:
         return _moved(old, Condition.HEALTHY, now_s)
@@ -243,16 +248,20 @@ def share(standing: Standing, now_s: float, policy: StandingPolicy) -> float:
 def _probed(old: Standing, seen: Samples, now_s: float, policy: StandingPolicy) -> Standing:
     """Probes are judged by what brought the place down, and by whether calls work at all."""
     measured = MEASURED & {old.cause, Cause.SUBMIT_ERRORS}
-    if cause := _fault(seen, policy.probes, policy.up_share, measured):
+    if cause := _opened(seen, policy) or _fault(seen, policy.probes, policy.up_share, measured):
         return Standing(Condition.FAILING, now_s, cause, old.strikes + 1)
     by_receipts = old.cause is Cause.RECEIPT_FAILURES
     known = seen.delivered + seen.undelivered if by_receipts else seen.calls
     return _moved(old, Condition.RECOVERING, now_s) if known >= policy.probes else old
 
 
+def _opened(seen: Samples, policy: StandingPolicy) -> Cause | None:
+    """A breaker speaks for one process, whose own way to the provider may be broken: the calls of all must agree."""
+    agreed = seen.failures >= policy.up_share * max(seen.calls, policy.probes)
+    return Cause.BREAKER_OPENED if seen.openings and agreed else None
+
+
 def _fault(seen: Samples, least: int, limit: float, measured: AbstractSet[Cause]) -> Cause | None:
-    if seen.openings:
-        return Cause.BREAKER_OPENED
     calls, receipts = max(seen.calls, least), max(seen.delivered + seen.undelivered, least)
     shares = {
         Cause.SUBMIT_ERRORS: seen.failures / calls,

@@ -6,7 +6,11 @@ import os
 import re
 import time
 from datetime import datetime
+from typing import Final
 from uuid import UUID
+
+ABOVE_ALL: Final = UUID(int=2**128 - 1)
+"""Greater than every id, for a walk that begins at the newest."""
 
 _SHOWN = re.compile(r"(msg|bat|whd|whe)_([0-9a-f]{32})")
 

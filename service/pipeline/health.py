@@ -157,7 +157,7 @@ class Health:
     async def judge(self) -> None:
         """Move every standing that the samples of all processes want moved."""
         moves: dict[Place, Standing] = {}
-        for one in await self._store.evidence(self._policy.min_samples):
+        for one in await self._store.evidence(self._policy):
             # A provider as a whole falls by breakers only: one bad country must not take the others with it.
             falls_by: frozenset[Cause] = frozenset() if one.place.country == WHOLE else MEASURED
             new = judge(one.standing, one.samples, 0.0, self._policy, falls_by)
@@ -175,7 +175,8 @@ class Health:
     def order(self, message: Claimed, route: Route) -> Order:
         """The providers of the route in the order in which the message tries them.
 
-        One that is probed goes first where it is its turn, and where the message has somewhere else to go.
+        One that is probed goes first where it is its turn, and where the message has somewhere else to go. What is
+        closed to the message, because it refused it or may have it, is no probe, nor somewhere to go.
         """
         if self._all_healthy and not message.tried and all(gate.probe_at_s is None for gate in self._gates.values()):
             return Order(list(route.providers), frozenset())
@@ -186,9 +187,10 @@ class Health:
         failed = {tried.provider for tried in message.tried if tried.outcome == "unavailable"}
         ranked = rank(route.providers, lot, shares, failed)
         back = [name for name in route.providers if shares[name] == 0]
-        if back and lot < shares[ranked[0]]:
-            otp = message.traffic is Traffic.OTP
-            probed = next((it for it in back if it not in failed and self._probes(places[it], now_s, otp=otp)), None)
+        closed = {tried.provider for tried in message.tried if tried.open or tried.outcome == "refused"}
+        if back and any(lot < shares[name] for name in ranked if name not in closed):
+            otp, free = message.traffic is Traffic.OTP, [name for name in back if name not in failed | closed]
+            probed = next((name for name in free if self._probes(places[name], now_s, otp=otp)), None)
             if probed is not None:
                 ranked = [probed, *(name for name in ranked if name != probed)]
         return Order(ranked, frozenset(name for name in back if self._only_slow(places[name])))

@@ -13,7 +13,8 @@ from service.storage.pacing import PacingStore, Slot
 PATIENCE_S = 1.0
 """How long a message waits for its turn. One that must wait longer is put back into the queue."""
 
-_RESERVE_AHEAD_S = 0.1
+_RESERVE_AHEAD_S = 0.02
+"""An OTP waits for what others have reserved, so it is little; a reservation is a transaction, so it is not nothing."""
 
 
 class Busy(Exception):

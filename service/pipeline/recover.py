@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID
 
@@ -43,31 +44,31 @@ class Recover:
         self._measure_at_s = 0.0
         self._purge_at_s = 0.0
         self._retain_at_s = 0.0
-        self._tidy_at_s = 0.0
+        self._forget_at_s = 0.0
 
     async def run(self) -> None:
-        """Recover until cancelled."""
-        while True:
-            await self.round()
-            await asyncio.sleep(_ROUND_S)
+        """Recover and tidy up until cancelled, in two loops: what a dead worker left waits for no purge."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(_repeat(self.round))
+            loops.create_task(_repeat(self.tidy_round))
 
     async def round(self) -> None:
-        """One round of everything. What fails is tried again in the next one and keeps nothing else from its turn."""
-        for task in (
-            self._take_over,
-            self._free_strays,
-            self._receive.match_orphans,
-            self._give_up_on_receipts,
-            self._measure,
-            self._tidy,
-            self._purge_texts,
-            self._retain,
-        ):
+        """Once all that messages wait for."""
+        await self._each(self._take_over, self._free_strays, self._receive.match_orphans, self._give_up_on_receipts)
+
+    async def tidy_round(self) -> None:
+        """Once all that may take its time."""
+        await self._each(self._measure, self._forget, self._purge_texts, self._retain)
+
+    async def _each(self, *tasks: Callable[[], Awaitable[object]]) -> None:
+        """What fails is tried again in the next round and keeps nothing else from its turn."""
+        for task in tasks:
             try:
                 await task()
             except StoreError as error:
                 self._metrics.worker_errors.labels("recover").inc()
-                log.warning("recovery was cut short", extra={"task": task.__name__.strip("_"), "error": str(error)})
+                name = getattr(task, "__name__", "").strip("_")
+                log.warning("recovery was cut short", extra={"task": name, "error": str(error)})
 
     async def _measure(self) -> None:
         if time.monotonic() >= self._measure_at_s:
@@ -77,16 +78,16 @@ class Recover:
             self._measure_at_s = time.monotonic() + _MEASURE_S
 
     async def _purge_texts(self) -> None:
-        """Some in each round until none is left, so that nothing else waits for long."""
+        """Some in each round until none is left, so that the rest of it does not wait for long."""
         if time.monotonic() >= self._purge_at_s and await self._retention.purge_texts(_TEXTS_A_ROUND) < _TEXTS_A_ROUND:
             self._purge_at_s = time.monotonic() + _TIDY_S
 
-    async def _tidy(self) -> None:
-        if time.monotonic() >= self._tidy_at_s:
+    async def _forget(self) -> None:
+        if time.monotonic() >= self._forget_at_s:
             await self._upkeep.forget_keys()
             await self._runtime.receipts.forget_old_orphans(_ORPHAN_AGE)
             await self._runtime.health.forget()
-            self._tidy_at_s = time.monotonic() + _TIDY_S
+            self._forget_at_s = time.monotonic() + _TIDY_S
 
     async def _retain(self) -> None:
         if time.monotonic() >= self._retain_at_s:
@@ -136,3 +137,9 @@ class Recover:
         if ended := sum(status is not None for status in moved):
             self._metrics.ended.labels("undelivered", "no_receipt").inc(ended)
             self._runtime.hints.webhooks.set()
+
+
+async def _repeat(round_: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await round_()
+        await asyncio.sleep(_ROUND_S)

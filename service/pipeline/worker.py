@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 from service.pipeline.deliver import Deliver
 from service.pipeline.lease import Lease
@@ -19,13 +20,15 @@ from service.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
+_LAST_COUNTS_S: Final = 1.0
+
 
 @asynccontextmanager
 async def working(runtime: Runtime) -> AsyncIterator[None]:
     """Deliver, notify and recover while the body runs.
 
     At the end claims stop first; calls to providers and webhooks that are under way get `drain_s` to end and be
-    settled; then the lease is given back.
+    settled; then the lease is given back, and what was counted last is shared if that takes no longer than 1 s.
     """
     lease = Lease(runtime)
     lookup = Lookup(runtime)
@@ -46,9 +49,11 @@ async def working(runtime: Runtime) -> AsyncIterator[None]:
         await _end(loops)
         drain_s = runtime.settings.environment.drain_s
         await asyncio.gather(deliver.drain(drain_s), notify.drain(drain_s))
-        await submit.health.close()
         await _end([keeping])
         await lease.end()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_COUNTS_S):
+                await submit.health.close()
 
 
 async def _end(loops: list[asyncio.Task[None]]) -> None:

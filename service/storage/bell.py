@@ -8,13 +8,12 @@ from collections.abc import Callable
 
 import asyncpg
 
-from service.storage.database import Database
+from service.storage.database import UNREACHABLE, Database
 
 log = logging.getLogger(__name__)
 
 _CHANNEL = "sms_gateway"
 _CONNECT_WITHIN_S = 5.0
-_LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 # A hint may be lost, so it does not wait for the disk: as a writing transaction it would.
 _RING = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{_CHANNEL}', $1)"
 
@@ -43,7 +42,7 @@ class Bell:
         while True:
             try:
                 await self._listen_once(heard)
-            except _LOST as error:
+            except UNREACHABLE as error:
                 log.warning("not listening for hints", extra={"error": type(error).__name__})
             await asyncio.sleep(self._reconnect_s)
 

@@ -27,10 +27,12 @@ _RENEW_EVERY_S = 1.0
 DATA_ERRORS = ("22", "23")
 # InternalClientError is what asyncpg says of a connection that the server ended between two of its steps.
 _BROKEN = (OSError, pg.InterfaceError, pg.InternalClientError, asyncio.IncompleteReadError, TimeoutError)
-_UNREACHABLE = (*_BROKEN, pg.PostgresError)
+UNREACHABLE = (*_BROKEN, pg.PostgresError)
+"""Whatever asyncpg raises where PostgreSQL does not do as it should."""
 # The statement may have been committed. Whatever else the server says, it was rolled back.
 _MAYBE_STORED = ("08", "57P01", "57P02", "58", "XX")
-_READ_ONLY = "25006"
+# What stores says 25006; of unlogged tables a standby says 0A000, even to a read.
+_READ_ONLY = ("25006", "0A000")
 
 
 def store_error(error: BaseException) -> StoreError | None:
@@ -55,6 +57,8 @@ _PLANS_TO_KEEP = {
     "plan_cache_mode": "force_generic_plan",  # or else some are planned for each call, which takes longer than the call
     **dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit"), "off"),
 }
+# So PgBouncer refuses them: for it they would have to be those of every connection that it lends.
+_NO_SUCH_PARAMETER = "unsupported startup parameter"
 
 
 async def _nothing_to_reset(_: asyncpg.Connection) -> None:
@@ -72,11 +76,12 @@ class Database:
     async def open(cls, dsn: str, *, connections: int = 20, statement_cache: int = 0) -> Database:
         """Connect and check that commits here are durable.
 
-        `statement_cache` prepared statements are kept by each connection. 0 works behind PgBouncer in transaction mode
-        too, where the next transaction may be on another connection of the server.
+        `statement_cache` prepared statements are kept by each connection. Only 0 works behind PgBouncer, where the next
+        transaction may be on another connection of the server.
 
         Raises:
-            ConfigurationError: the server is too old or its commits would not survive a crash.
+            ConfigurationError: the server is too old, its commits would not survive a crash, or it is a PgBouncer and
+                `statement_cache` is not 0.
             StoreOverloaded: it cannot be reached.
         """
         try:
@@ -92,7 +97,9 @@ class Database:
             )
         except pg.ClientConfigurationError as error:
             raise ConfigurationError("SMS_GATEWAY_DATABASE_URL is not like postgresql://user@host/name.") from error
-        except _UNREACHABLE as error:
+        except UNREACHABLE as error:
+            if statement_cache and _NO_SUCH_PARAMETER in str(error):
+                raise ConfigurationError("Behind PgBouncer, set SMS_GATEWAY_STATEMENT_CACHE=0.") from error
             raise StoreOverloaded(f"PostgreSQL cannot be reached: {type(error).__name__}") from error
         database = cls(pool)
         try:
@@ -135,7 +142,7 @@ class Database:
         """
         try:
             connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
-        except _UNREACHABLE as error:
+        except UNREACHABLE as error:
             raise StoreOverloaded(f"no connection to PostgreSQL: {type(error).__name__}") from error
         try:
             yield connection
@@ -150,7 +157,7 @@ class Database:
 
     async def _leave_if_read_only(self, connection: Connection, error: Exception) -> None:
         """Drop a connection that leads to what became a standby, and now and then the others: new ones may not."""
-        if getattr(error, "sqlstate", None) != _READ_ONLY:
+        if getattr(error, "sqlstate", None) not in _READ_ONLY:
             return
         connection.terminate()
         now_s = time.monotonic()
@@ -159,7 +166,7 @@ class Database:
             await self._pool.expire_connections()
 
     async def _release(self, connection: Connection) -> None:
-        with suppress(*_UNREACHABLE):  # what breaks while it is being reset the pool itself ends and replaces
+        with suppress(*UNREACHABLE):  # what breaks while it is being reset the pool itself ends and replaces
             await self._pool.release(connection, timeout=_RELEASE_TIMEOUT_S)
 
     @asynccontextmanager
@@ -191,6 +198,17 @@ class Database:
         """Run one writing statement and return its tag."""
         async with self.writing() as connection:
             return await connection.execute(query, *arguments)
+
+    async def check_writable(self) -> None:
+        """Check that the server stores: a standby does not.
+
+        Raises:
+            StoreOverloaded: it does not, or does not answer. Connections to it are replaced, as after a failed write:
+                else a replica that is not ready, and so gets no writes, would never find the primary.
+        """
+        async with self.reading() as connection:
+            if await connection.fetchval("SELECT current_setting('transaction_read_only')::boolean"):
+                raise pg.ReadOnlySQLTransactionError("the server is read-only")
 
     async def schema_version(self) -> str | None:
         """The version that the schema has been migrated to; None where it never was."""

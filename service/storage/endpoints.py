@@ -10,6 +10,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
+from service.domain.ids import ABOVE_ALL
 from service.storage.database import Connection, Database
 from service.storage.sql import queries
 
@@ -110,7 +111,7 @@ class EndpointStore:
 
     async def deliveries(self, endpoint_id: UUID, state: str | None, before: UUID | None, limit: int) -> list[Record]:
         """An endpoint's webhooks, newest first."""
-        return await self._database.fetch(_SQL["deliveries"], endpoint_id, state, before, limit)
+        return await self._database.fetch(_SQL["deliveries"], endpoint_id, state, before or ABOVE_ALL, limit)
 
     async def replayable(self, delivery_id: UUID, client_id: UUID) -> Record | None:
         """The `target` of a webhook and what stands against sending to it; None where the client has no such one."""

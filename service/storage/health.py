@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from service.domain.health import Cause, Condition, Place, Samples, Standing
+from service.domain.health import Cause, Condition, Place, Samples, Standing, StandingPolicy
 from service.storage.database import Database
 from service.storage.sql import queries
 
 _SQL = queries("health")
+_SHARED_S: Final = 1.0
+_CONDITIONS: Final = frozenset(Condition)
+_CAUSES: Final = frozenset(Cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +36,11 @@ class Evidence:
 class HealthStore:
     """Samples and standings. Losing both is harmless: every provider is healthy then, until it shows otherwise."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, now: Callable[[], float] = time.monotonic) -> None:
         self._database = database
+        self._now = now
+        self._asking: asyncio.Task[list[Evidence]] | None = None
+        self._asked_s = -math.inf
 
     async def add(self, samples: Mapping[Place, Samples]) -> None:
         """Add samples to those of now."""
@@ -47,12 +56,19 @@ class HealthStore:
         """Where places stand that have ever moved. Times count from now."""
         return {_place(row): _standing(row) for row in await self._database.fetch(_SQL["standings"])}
 
-    async def evidence(self, least: int) -> list[Evidence]:
-        """Every place that has moved or been called lately; its newest samples, about `least` if there are so many."""
+    async def evidence(self, policy: StandingPolicy) -> list[Evidence]:
+        """Every place that has moved or been called lately, with its newest samples: as many as `policy` judges by."""
         return [
             Evidence(_place(row), _standing(row), row["since"], Samples(*list(row.values())[-6:]))
-            for row in await self._database.fetch(_SQL["evidence"], least)
+            for row in await self._database.fetch(_SQL["evidence"], policy.min_samples, policy.probes)
         ]
+
+    async def shared_evidence(self, policy: StandingPolicy) -> list[Evidence]:
+        """`evidence` for whoever asks often: one answer, at most 1 s old or still awaited, serves them all."""
+        now_s = self._now()
+        if self._asking is None or (self._asking.done() and now_s >= self._asked_s + _SHARED_S):
+            self._asking, self._asked_s = asyncio.create_task(self.evidence(policy)), now_s
+        return await asyncio.shield(self._asking)
 
     async def move(self, standings: Mapping[Place, Standing]) -> None:
         """Store standings; one whose condition is new begins now."""
@@ -69,7 +85,8 @@ def _place(row: Any) -> Place:
 
 
 def _standing(row: Any) -> Standing:
-    if row["condition"] is None:
+    """What a newer version stored and this one does not know is taken for healthy, and a cause for none."""
+    if row["condition"] not in _CONDITIONS:
         return Standing()
-    cause = None if row["cause"] is None else Cause(row["cause"])
+    cause = Cause(row["cause"]) if row["cause"] in _CAUSES else None
     return Standing(Condition(row["condition"]), -row["age_s"], cause, row["strikes"])

@@ -9,12 +9,13 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from service.domain.ids import smallest_at
+from service.domain.ids import ABOVE_ALL, smallest_at
 from service.storage.database import Database
 from service.storage.sql import queries
 
 _SQL = queries("listing")
-_ABOVE_ALL: Final = UUID(int=2**128 - 1)
+_ALL: Final = _SQL["messages"].format(source="messages")
+_OF_BATCH: Final = _SQL["messages"].format(source=_SQL["of_batch"])
 _SKEW: Final = timedelta(minutes=5)
 """How far apart an id and its created_at may be: the clocks of a replica and the database, and a bulk's wait."""
 
@@ -42,9 +43,10 @@ class MessageListing:
 
     async def page(self, wanted: Wanted, below: UUID | None, limit: int) -> list[Record]:
         """At most `limit` messages, newest first; `below` is the last id of the page before."""
-        end = smallest_at(wanted.created_before + _SKEW) if wanted.created_before else _ABOVE_ALL
+        end = smallest_at(wanted.created_before + _SKEW) if wanted.created_before else ABOVE_ALL
         return await self._database.fetch(
-            _SQL["messages"], wanted.client_id, smallest_at(wanted.created_after - _SKEW), min(end, below or end),
+            _OF_BATCH if wanted.batch_id else _ALL,
+            wanted.client_id, smallest_at(wanted.created_after - _SKEW), min(end, below or end),
             wanted.created_after, wanted.created_before, wanted.status, wanted.to, wanted.sender, wanted.traffic,
             wanted.batch_id, wanted.reference, limit,
         )  # fmt: skip

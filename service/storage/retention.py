@@ -141,6 +141,7 @@ class Retention:
             if not await _exists(connection, partition.table, partition.month):
                 return False
             await connection.execute(_SQL["lock_partition"].format(**names))
+            await connection.execute(_SQL["haste"])
             if await _in_use(connection, partition):
                 return False
             await connection.execute(_SQL["drop_partition"].format(**names))

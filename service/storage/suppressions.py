@@ -38,7 +38,9 @@ class SuppressionStore:
 
     async def page(self, client_id: UUID, *, after: str = "", number: str | None = None, limit: int) -> list[Record]:
         """At most `limit` of a client's suppressions in the order of the numbers, from behind `after` on."""
-        return await self._database.fetch(_SQL["page"], client_id, after, number, limit)
+        if number is not None:
+            return await self._database.fetch(_SQL["one"], client_id, after, number)
+        return await self._database.fetch(_SQL["page"], client_id, after, limit)
 
     async def remove(self, client_id: UUID, number: str) -> bool:
         """Let the client send to a number again; False where it is not on its list."""

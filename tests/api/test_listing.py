@@ -7,12 +7,15 @@ from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
+import asyncpg
 import httpx
 import pytest
 
 from service.api.message_models import MessageList
 from service.domain.ids import smallest_at
 from service.runtime import Runtime
+from service.storage.database import Database
+from service.storage.listing import MessageListing, Wanted
 from service.storage.sql import queries
 from tests.api.client import BRITISH, NUMBER, GatewayClient, body, bulk_body, problem
 from tests.gateway import make_key
@@ -177,7 +180,8 @@ async def test_a_list_walks_the_index_and_never_the_table(runtime: Runtime) -> N
         for client_id, days, narrow in product((small, large), (1, 7, 30), (None, "nobody")):
             after = datetime.now(UTC) - timedelta(days=days)
             plan = await connection.fetch(
-                "EXPLAIN " + queries("listing")["messages"], client_id, smallest_at(after), UUID(int=2**128 - 1), after,
+                "EXPLAIN " + queries("listing")["messages"].format(source="messages"),
+                client_id, smallest_at(after), UUID(int=2**128 - 1), after,
                 None, None, None, narrow, None, None, None, 51,
             )  # fmt: skip
             text = "\n".join(row[0] for row in plan)
@@ -186,3 +190,38 @@ async def test_a_list_walks_the_index_and_never_the_table(runtime: Runtime) -> N
             assert not walked, text
             assert ("client_id_id_idx" if client_id == small else "Index Scan") in text, text
         await connection.execute("DELETE FROM messages WHERE body = 'x'")
+
+
+_FILL_BATCHES = _FILL.replace("created_at, status)", "created_at, status, batch_id)").replace(
+    "'delivered'\nFROM", "'delivered', CASE WHEN n % 100 = 0 THEN $2::uuid ELSE md5((n % 300)::text)::uuid END\nFROM"
+)
+
+
+async def test_the_list_of_one_batch_is_found_by_the_batch(runtime: Runtime) -> None:
+    """Under the plan that is kept for any batch, which is made without looking at the values."""
+    batch_id = UUID(int=9)
+    plans: list[str] = []
+
+    class Explaining(Database):
+        async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+            async with self.writing() as connection:
+                found = await connection.fetch("EXPLAIN " + query, *arguments)
+            plans.append("\n".join(row[0] for row in found))
+            return found
+
+    dsn = runtime.settings.environment.database_url
+    assert dsn is not None
+    database = await Explaining.open(dsn, connections=1, statement_cache=100)
+    try:
+        async with database.writing() as connection:
+            await connection.execute(_FILL_BATCHES, UUID(int=7), batch_id)
+            await connection.execute("ANALYZE messages")
+        after = datetime.now(UTC) - timedelta(days=30)
+        await MessageListing(database).page(Wanted(UUID(int=7), after, None, batch_id=batch_id), None, 51)
+        [plan] = plans
+        assert "batch_id_idx" in plan, plan
+        assert "Index Cond: (batch_id" in plan, plan
+        assert "client_id_id_idx" not in plan, plan
+    finally:
+        await database.execute("DELETE FROM messages WHERE body = 'x'")
+        await database.close()

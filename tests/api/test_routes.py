@@ -25,7 +25,7 @@ _CONFIG = CONFIG.replace("routes:\n  - providers: [primary]\n", _ROUTES)
 _US, _GB = Place("primary", "US", "transactional"), Place("signing", "GB", "otp")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 async def routed(dsn: str) -> AsyncIterator[Runtime]:
     async with open_gateway(_CONFIG, dsn) as runtime:
         yield runtime
@@ -107,6 +107,17 @@ async def test_a_client_sees_what_it_can_use_and_an_admin_everything(url: str, r
     everything = await _routes(url, admin)
     assert len(everything.routes) == 3
     assert [one.country for one in _standing(everything, 2, "primary")] == [None, "FR", "US"]
+
+
+async def test_who_asks_again_within_a_second_costs_the_database_nothing(url: str, routed: Runtime) -> None:
+    key = await make_key(routed, "read")
+    await routed.health.add({_US: Samples(calls=1)})
+    first = await _routes(url, key)
+    routed.health._now = lambda: routed.health._asked_s + 0.9  # noqa: SLF001 - the clock
+    await routed.health.add({_US: Samples(calls=1)})
+    assert await _routes(url, key) == first
+    routed.health._now = lambda: routed.health._asked_s + 1  # noqa: SLF001 - the clock
+    assert _standing(await _routes(url, key), 2, "primary")[1].samples.calls == 2
 
 
 async def test_a_key_that_only_sends_may_not_look(url: str, routed: Runtime) -> None:

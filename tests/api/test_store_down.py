@@ -50,9 +50,22 @@ async def test_while_the_database_is_read_only_nothing_is_accepted_and_then_it_g
         for refused in (await api.send(body()), await api.send(body(), "one"), await api.bulk(bulk_body(NUMBER))):
             assert problem(refused, 503).code == "overloaded"
             assert int(refused.headers["retry-after"]) >= 1
-        assert (await api.http.get("/readyz")).status_code == 200, "what can be read is answered"
-        assert (await api.http.get("/v1/messages")).status_code == 200
+        assert problem(await api.http.get("/readyz"), 503).code == "database_unavailable"
+        assert (await api.http.get("/v1/messages")).status_code == 200, "what can be read is answered"
     await goes_on(api)
+
+
+async def test_a_replica_that_nobody_writes_to_is_ready_again_after_a_failover(
+    api: GatewayClient, postgres: str, dsn: str
+) -> None:
+    """Who is not ready gets no writes: the look itself leaves the connections to what is a standby now."""
+
+    async def ready() -> bool:
+        return (await api.http.get("/readyz")).status_code == 200
+
+    async with read_only(postgres, dsn):
+        assert not await ready()
+    await until(ready)
 
 
 async def test_a_disk_that_hangs_holds_no_caller_for_long_and_then_it_goes_on_by_itself(

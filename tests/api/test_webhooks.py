@@ -22,6 +22,7 @@ from service.domain.ids import new_id, show
 from service.domain.keyring import Keyring
 from service.runtime import Runtime
 from service.storage.endpoints import MAX_ENDPOINTS, MAX_REPLAYED, EndpointChange
+from service.storage.sql import queries
 from tests.api.client import CONFIG, problem
 from tests.gateway import make_key, open_gateway, serve
 from tests.listener import Listener
@@ -302,6 +303,18 @@ async def test_deliveries_are_paged_newest_first_and_filtered_by_state(
     )
     waiting = (await mine.get(path, params={"state": "pending"})).json()["deliveries"]
     assert waiting[0]["next_attempt_at"] is not None
+
+
+async def test_a_page_of_deliveries_begins_where_the_one_before_ended(runtime: Runtime) -> None:
+    """In the index: under a plan that is kept for every page, too."""
+    async with runtime.database.reading() as connection, connection.transaction():
+        await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        await connection.execute(f"PREPARE page(uuid, text, uuid, bigint) AS {queries('webhooks')['deliveries']}")
+        plan = await connection.fetch("EXPLAIN EXECUTE page(gen_random_uuid(), NULL, gen_random_uuid(), 51)")
+        await connection.execute("DEALLOCATE page")
+    conditions = [row[0] for row in plan if "Index Cond" in row[0]]
+    assert conditions
+    assert all("endpoint_id = $1" in each and "id < $3" in each for each in conditions), conditions
 
 
 @pytest.mark.parametrize(

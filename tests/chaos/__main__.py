@@ -18,19 +18,19 @@ from tests.chaos.rounds import LOAD_S, Plot, Report, Theatre, a_theatre, at_rand
 from tests.chaos.sabotage import SABOTAGES, provoked
 from tests.chaos.stage import make_cluster
 
-_ROW: Final = "{:>10} {:>9} {:>6} {:>5} {:>8} {:>7} {:>7}"
+_ROW: Final = "{:>10} {:>9} {:>6} {:>5} {:>8} {:>7} {:>10} {:>7}"
 
 
 async def rounds(folder: Path, number: int, seed: int, sabotage: str | None) -> int:
     """The exit code."""
     reports: list[Report] = []
-    say(_ROW.format("seed", "messages", "kills", "lost", "doubled", "missed", "other"))
+    say(_ROW.format("seed", "messages", "kills", "lost", "doubled", "missed", "undrained", "other"))
     async with _theatre(folder, sabotage) as (theatre, plot):
         for seed_of_round in range(seed, seed + number):
             report = await play(theatre, seed_of_round, plot or at_random(dealt(seed_of_round), LOAD_S))
             reports.append(report)
             found = report.findings
-            counts = [len(kind) for kind in (found.lost, found.doubled, found.missed, found.other)]
+            counts = [len(kind) for kind in (found.lost, found.doubled, found.missed, found.undrained, found.other)]
             say(_ROW.format(report.seed, report.messages, report.kills, *counts))
             for line in found.lines():
                 say(f"    {line}")
@@ -53,14 +53,15 @@ async def _theatre(folder: Path, sabotage: str | None) -> AsyncIterator[tuple[Th
 
 
 def _sum(reports: list[Report]) -> None:
+    found = [report.findings for report in reports]
     total = [
         sum(len(kind) for kind in kinds)
-        for kinds in zip(*((r.findings.lost, r.findings.doubled, r.findings.missed) for r in reports), strict=True)
+        for kinds in zip(*((f.lost, f.doubled, f.missed, f.undrained, f.other) for f in found), strict=True)
     ]
     messages, kills = sum(report.messages for report in reports), sum(report.kills for report in reports)
     say()
-    say(_ROW.format("rounds", "messages", "kills", "lost", "doubled", "missed", ""))
-    say(_ROW.format(len(reports), messages, kills, *total, ""))
+    say(_ROW.format("rounds", "messages", "kills", "lost", "doubled", "missed", "undrained", "other"))
+    say(_ROW.format(len(reports), messages, kills, *total))
 
 
 async def one_failover(folder: Path, seed: int) -> int:

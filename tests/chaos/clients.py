@@ -167,13 +167,17 @@ class Clients:
     async def _call(
         self, client: str, path: str, body: dict[str, Any] | None, headers: dict[str, str]
     ) -> tuple[int, dict[str, Any]]:
-        """Status and reply; 0 and nothing when no whole answer came."""
+        """Status and reply; 0 and nothing when no whole answer came, nothing when it is not JSON."""
         headers = headers | {"Authorization": f"Bearer {self._stage.api_keys[client]}"}
         try:
             async with self._http.post(f"{self._stage.door.url}{path}", json=body, headers=headers) as answer:
-                return answer.status, orjson.loads(await answer.read())
-        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError):
+                status, content = answer.status, await answer.read()
+        except (aiohttp.ClientError, TimeoutError):
             return 0, {}
+        try:
+            return status, orjson.loads(content)
+        except orjson.JSONDecodeError:
+            return status, {}
 
 
 def chance(seed: int | str) -> random.Random:

@@ -10,27 +10,30 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from tests.chaos.faults import Scene
 from tests.chaos.rounds import Report, Theatre, play
-from tests.chaos.stage import CONFIG, Stage
+from tests.chaos.scene import Scene
+from tests.chaos.stage import CONFIG, Stage, edited
 
-FAILOVER_CONFIG: Final = (
-    CONFIG.replace("hlr: required", "hlr: 'off'")
-    .replace("timeout_s: 2, cost", "timeout_s: 10, cost")
-    .replace("lease_s: 3", "lease_s: 15")
+FAILOVER_CONFIG: Final = edited(
+    CONFIG,
+    ("hlr: required", "hlr: 'off'"),
+    ("timeout_s: 2, cost", "timeout_s: 10, cost"),
+    ("lease_s: 3", "lease_s: 15"),
 )
 """Without look-ups, which would go to the primary too; and patient, for a busy machine is no fault of a provider."""
 
 _HEALTHY_S: Final = 3.0
 _DEAD_S: Final = 6.0
+_TRIED_WITHIN: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Failover:
     """`shares`: for each second since the kill (negative: before), sends accepted by the primary and the fallback.
 
-    Of the messages that were accepted from the second second after the kill until the return: `carried` went out
-    through the fallback, `strays` were tried in that time and did not, `late` were not tried in that time.
+    Of the messages that were accepted from the second second after the kill until a second before the return:
+    `carried` went out through the fallback, `strays` were tried before the return and did not, `late` were not tried
+    before the return, so they waited for longer than that second.
     `back_s`: when the primary was back.
     """
 
@@ -84,14 +87,17 @@ async def failover(theatre: Theatre, seed: int, rate: float, back_s: float = 9.0
 
 
 async def _verdicts(stage: Stage, since: datetime, until: datetime) -> Counter[str]:
-    """What became of each message that was accepted in this time and that a provider did not refuse for its number."""
+    """What became of each message that was accepted in this time, but for its last second.
+
+    Those that a provider refused for their number do not count.
+    """
     by_fallback = {UUID(send.key.partition(":")[0]) for send in stage.fallback.ledger()}
     rows = await stage.fetch(
         "SELECT m.id, min(a.started_at) AS tried_at FROM messages AS m LEFT JOIN attempts AS a ON a.message_id = m.id"
         " WHERE m.created_at BETWEEN $1 AND $2 AND m.send_at = m.created_at"
         " GROUP BY m.id HAVING bool_and(a.outcome IS DISTINCT FROM 'rejected')",
         since,
-        until,
+        until - _TRIED_WITHIN,
     )
     return Counter(
         "carried" if row["id"] in by_fallback

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -19,42 +16,16 @@ import orjson
 from standardwebhooks.webhooks import Webhook
 
 from service.domain.keyring import Keyring
+from tests.chaos.endings import terminate_serve, terminate_worker
 from tests.chaos.processes import Command
-from tests.chaos.stage import SECRET_KEY, SIGNING_SECRET, Provider, Stage
-from tests.listener import Listener
+from tests.chaos.scene import Fault, Scene, one_of
+from tests.chaos.stage import SECRET_KEY, SIGNING_SECRET, Provider
 
 _LONGER_THAN_A_LEASE_S: Final = 4.5
 
 
-@dataclass(slots=True)
-class Scene:
-    """What faults act on. `sick` is the webhook endpoint that suffers."""
-
-    stage: Stage
-    sick: Listener
-    rng: random.Random
-    kills: int = 0
-    complaints: list[str] = field(default_factory=list)
-    """Promises that a fault itself saw broken."""
-    _locks: dict[object, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
-
-    def alone(self, part: object) -> asyncio.Lock:
-        """Held while a fault has this part in hand."""
-        return self._locks[part]
-
-
-Fault = Callable[[Scene], Coroutine[Any, Any, None]]
-
-
-@asynccontextmanager
-async def _one_of(scene: Scene, commands: list[Command]) -> AsyncIterator[Command]:
-    command = scene.rng.choice(commands)
-    async with scene.alone(command):
-        yield command
-
-
 async def _kill(scene: Scene, commands: list[Command]) -> None:
-    async with _one_of(scene, commands) as command:
+    async with one_of(scene, commands) as command:
         scene.kills += 1
         await command.kill()
         await asyncio.sleep(scene.rng.uniform(0, 1))
@@ -82,32 +53,9 @@ async def kill_provider(scene: Scene) -> None:
     await _kill(scene, list(scene.stage.providers))
 
 
-async def _terminate(scene: Scene, commands: list[Command]) -> None:
-    async with _one_of(scene, commands) as command:
-        if not command.running:
-            return
-        try:
-            code = await command.terminate()
-        except TimeoutError:
-            scene.complaints.append(f"{command.name} did not drain in 30 s")
-            await command.kill()
-        else:
-            if code != 0:
-                scene.complaints.append(f"{command.name} ended with {code} after SIGTERM")
-        await command.start()
-
-
-async def terminate_serve(scene: Scene) -> None:
-    await _terminate(scene, scene.stage.serves)
-
-
-async def terminate_worker(scene: Scene) -> None:
-    await _terminate(scene, scene.stage.workers)
-
-
 async def stop_worker(scene: Scene) -> None:
     """A worker stands still until its lease is over and its work is others', and then goes on."""
-    async with _one_of(scene, scene.stage.workers) as worker:
+    async with one_of(scene, scene.stage.workers) as worker:
         worker.stop()
         await asyncio.sleep(_LONGER_THAN_A_LEASE_S)
         worker.go_on()

@@ -7,6 +7,7 @@ to show that the suite notices:
 
 - `ack-before-commit`: a send is answered before it is stored.
 - `no-lease`: a worker calls a provider without asking whether the message is still its own.
+- `no-drain`: what is under way at SIGTERM gets no time to end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime as dt
+import os
 import sys
 import time
 from typing import Any, Final
@@ -94,7 +96,11 @@ def _no_lease() -> None:
     queries("deliver")["begin_attempts"] = _BEGIN_FOR_ANYBODY  # read once for the whole process: the queue sees it
 
 
-SABOTAGES: Final = {"ack-before-commit": _ack_before_commit, "no-lease": _no_lease}
+def _no_drain() -> None:
+    os.environ["SMS_GATEWAY_DRAIN_S"] = "0"
+
+
+SABOTAGES: Final = {"ack-before-commit": _ack_before_commit, "no-lease": _no_lease, "no-drain": _no_drain}
 
 if __name__ == "__main__":
     main()

@@ -24,14 +24,19 @@ _ENOUGH: Final = timedelta(seconds=20)
 
 @dataclass(slots=True)
 class Findings:
-    """Sentences, each about one message."""
+    """Sentences, each about one message. `undrained`: what the drain did not see the end of."""
 
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
+    undrained: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
+        return [f"undrained: {sentence}" for sentence in self.undrained] + self.broken()
+
+    def broken(self) -> list[str]:
+        """The promises that were broken, however long the drain was."""
         kinds = {"lost": self.lost, "doubled": self.doubled, "missed": self.missed, "broken": self.other}
         return [f"{kind}: {sentence}" for kind, sentences in kinds.items() for sentence in sentences]
 
@@ -139,7 +144,7 @@ def _check_answers(record: Record, evidence: Evidence, findings: Findings) -> No
 def _check_end(message: asyncpg.Record, evidence: Evidence, findings: Findings) -> None:
     name, status, reason = show("msg", message["id"]), message["status"], message["reason"]
     if status not in ENDED:
-        findings.lost.append(f"{name} is {status} ({reason}) for ever")
+        findings.undrained.append(f"{name} is still {status} ({reason})")
         return
     sends = evidence.sends.get(message["id"], ())
     expected = behaviour_of(message["recipient"]).receipt
@@ -165,14 +170,18 @@ def _check_sends(message: asyncpg.Record, evidence: Evidence, findings: Findings
 
 
 def _excused(message: asyncpg.Record, evidence: Evidence) -> bool:
-    """An OTP rather goes out twice than not at all, where the first attempt is on record as unknown.
-
-    A receipt that comes later makes `accepted` of `unknown`, but what was unknown keeps its reason.
-    """
+    """An OTP rather goes out twice than not at all, where all but its last provider are on record as unknown."""
     accepting = {provider for provider, _ in evidence.sends[message["id"]]}
-    first = next((a for a in evidence.attempts.get(message["id"], ()) if a["provider"] in accepting), None)
-    unknown = first is not None and (first["outcome"] == "unknown" or first["reason"] is not None or first["calls"] > 1)
-    return message["traffic"] == "otp" and unknown
+    tries = [a for a in evidence.attempts.get(message["id"], ()) if a["provider"] in accepting]
+    if message["traffic"] != "otp" or not tries:
+        return False
+    return accepting - {tries[-1]["provider"]} <= {a["provider"] for a in tries if _was_unknown(a)}
+
+
+def _was_unknown(attempt: asyncpg.Record) -> bool:
+    """What comes later makes `accepted` of `unknown`, but what was unknown keeps its reason."""
+    found_out = attempt["outcome"] == "accepted" and attempt["reason"] is not None
+    return attempt["outcome"] in {"unknown", None} or found_out or attempt["calls"] > 1
 
 
 def _check_webhooks(message: asyncpg.Record, evidence: Evidence, findings: Findings) -> None:
@@ -182,7 +191,8 @@ def _check_webhooks(message: asyncpg.Record, evidence: Evidence, findings: Findi
     if not any(delivery["status"] == message["status"] for delivery in deliveries):
         findings.missed.append(f"{name} is {message['status']} and has no such row in the outbox")
     for delivery in deliveries:
-        findings.missed += _unheard(delivery, name, evidence)
+        unheard = findings.undrained if delivery["state"] == "pending" else findings.missed
+        unheard += _unheard(delivery, name, evidence)
 
 
 def _wants_webhook(message: asyncpg.Record, evidence: Evidence) -> bool:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.chaos.faults import Scene
+from tests.chaos.endings import terminate_serve, terminate_worker
 from tests.chaos.rounds import Plot, Theatre, a_theatre
+from tests.chaos.scene import Scene
 
 
 async def power_cut(scene: Scene) -> None:
@@ -46,6 +47,12 @@ async def standstill(scene: Scene) -> None:
     await stage.primary.fault("none")
 
 
+async def told_to_end(scene: Scene) -> None:
+    """A server and a worker get SIGTERM under load."""
+    await asyncio.sleep(1)
+    await asyncio.gather(terminate_serve(scene), terminate_worker(scene))
+
+
 @dataclass(frozen=True, slots=True)
 class Sabotage:
     """`launch`: options of the launcher; `settings`: of PostgreSQL; `order`: SQL once all is up."""
@@ -67,6 +74,7 @@ SABOTAGES: Final = {
     ),
     "ack-before-commit": Sabotage(all_servers_killed, launch=("--sabotage", "ack-before-commit")),
     "no-lease": Sabotage(standstill, launch=("--sabotage", "no-lease"), replicas=2),
+    "no-drain": Sabotage(told_to_end, launch=("--sabotage", "no-drain"), replicas=2),
 }
 
 

@@ -62,6 +62,14 @@ deliver: {{poll_s: 0.05, otp_repeat_s: 0.2, lease_s: 3}}
 """Compressed times: a lease of 3 s, a receipt waited for 3.6 s, calls of 2 s. `a_stage` takes another."""
 
 
+def edited(config: str, *changes: tuple[str, str]) -> str:
+    """`config` with each first text replaced by its second. A text that is not there is the test's mistake."""
+    for old, new in changes:
+        assert old in config, old
+        config = config.replace(old, new)
+    return config
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerSend:
     """A send that a simulator accepted, as its file says.
@@ -109,7 +117,7 @@ class Provider(Command):
             orjson.loads(line) for line in self._ledger.read_bytes().splitlines(keepends=True) if line[-1:] == b"\n"
         ]
         done = {line["receipt_done"] for line in lines if line["receipt_done"]}
-        given_up = set(_GIVEN_UP.findall(self.log.read_text()))
+        taken = done.difference(_GIVEN_UP.findall(self.log.read_text()))
         return [
             LedgerSend(
                 message_id=send["message_id"],
@@ -118,7 +126,7 @@ class Provider(Command):
                 at=datetime.fromisoformat(send["at"]),
                 receipt=send["receipt"] is not None,
                 receipt_done=send["message_id"] in done,
-                receipt_taken=send["message_id"] in done - given_up,
+                receipt_taken=send["message_id"] in taken,
             )
             for line in lines
             for send in line["sends"]

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.conftest import InTime
 from tests.chaos.failover import FAILOVER_CONFIG, failover
-from tests.chaos.faults import FAULTS, Scene
+from tests.chaos.faults import FAULTS
 from tests.chaos.rounds import LOAD_S, Theatre, a_theatre, at_random, play
 from tests.chaos.sabotage import SABOTAGES, provoked
+from tests.chaos.scene import Scene
 
 _ROUNDS = 2
+_SHORT_LOAD_S = 5.0
+_SHORT_DRAIN_S = 6.0
+"""A broken promise shows long before all is drained."""
 
 
 @pytest.fixture(scope="module")
@@ -23,41 +28,59 @@ async def theatre(cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> As
 
 
 @pytest.mark.parametrize("number", range(_ROUNDS))
-async def test_nothing_is_lost_doubled_or_missed_whatever_fails(theatre: Theatre, number: int) -> None:
+async def test_nothing_is_lost_doubled_or_missed_whatever_fails(theatre: Theatre, number: int, in_time: InTime) -> None:
     """The rounds have all faults between them."""
-    report = await play(theatre, seed=number, plot=at_random(sorted(FAULTS)[number::_ROUNDS], LOAD_S))
+    async with in_time(theatre.stage.folder):
+        report = await play(theatre, seed=number, plot=at_random(sorted(FAULTS)[number::_ROUNDS], LOAD_S))
 
     assert report.findings.lines() == [], theatre.stage.logs()
     assert report.messages > 100
 
 
 @pytest.mark.parametrize(
-    ("sabotage", "kind"), [("async-commit", "lost"), ("ack-before-commit", "lost"), ("no-lease", "doubled")]
+    ("sabotage", "sentences"),
+    [
+        ("async-commit", ["was answered 200 and is not in the database"]),
+        ("ack-before-commit", ["was answered 200 and is not in the database"]),
+        ("no-lease", ["was accepted under"]),
+        ("no-drain", [": 500 ", "abandoned"]),
+    ],
 )
-async def test_a_broken_promise_is_found(sabotage: str, kind: str, cluster: Path, tmp_path: Path) -> None:
-    async with provoked(sabotage, tmp_path, cluster) as (theatre, plot):
-        report = await play(theatre, seed=1, plot=plot, load_s=5, drained_within_s=6)
+async def test_a_broken_promise_is_found(
+    sabotage: str, sentences: list[str], cluster: Path, tmp_path: Path, in_time: InTime
+) -> None:
+    async with in_time(tmp_path), provoked(sabotage, tmp_path, cluster) as (theatre, plot):
+        report = await play(theatre, seed=1, plot=plot, load_s=_SHORT_LOAD_S, drained_within_s=_SHORT_DRAIN_S)
 
-    assert getattr(report.findings, kind)
+    broken = report.findings.broken()
+    assert [sentence for sentence in sentences if not any(sentence in line for line in broken)] == [], broken
 
 
-async def test_what_brings_broken_promises_to_light_does_no_harm_to_kept_ones(theatre: Theatre) -> None:
+async def test_what_brings_broken_promises_to_light_does_no_harm_to_kept_ones(
+    theatre: Theatre, in_time: InTime
+) -> None:
+    """The same plots, load and drain as above, at once and with no sabotage; but SIGTERM is in the rounds."""
+
     async def all_of_it(scene: Scene) -> None:
-        await asyncio.gather(*(sabotage.plot(scene) for sabotage in SABOTAGES.values()))
+        await asyncio.gather(*(one.plot(scene) for name, one in SABOTAGES.items() if name != "no-drain"))
 
-    report = await play(theatre, seed=1, plot=all_of_it, load_s=6)
+    async with in_time(theatre.stage.folder):
+        report = await play(theatre, 1, all_of_it, load_s=_SHORT_LOAD_S, drained_within_s=_SHORT_DRAIN_S)
 
-    assert report.findings.lines() == [], theatre.stage.logs()
+    assert report.findings.broken() == [], theatre.stage.logs()
 
 
-async def test_a_killed_primary_is_replaced_at_once_and_comes_back(cluster: Path, tmp_path: Path) -> None:
-    async with a_theatre(tmp_path, cluster, config=FAILOVER_CONFIG) as theatre:
+async def test_a_killed_primary_is_replaced_at_once_and_comes_back(
+    cluster: Path, tmp_path: Path, in_time: InTime
+) -> None:
+    async with in_time(tmp_path), a_theatre(tmp_path, cluster, config=FAILOVER_CONFIG) as theatre:
         result = await failover(theatre, seed=1, rate=200, back_s=12)
 
     print(*result.lines(), sep="\n")  # noqa: T201 - the figures, with `pytest -s`
     assert result.report.findings.lines() == [], theatre.stage.logs()
     assert result.strays == 0
-    assert result.carried > result.late
+    assert result.carried > 0
+    assert result.late <= 0.05 * result.carried
     back = {second: share for second, share in result.shares.items() if second > result.back_s}
     assert any(primary for primary, _ in back.values())
     # It drifts: in the first seconds most still goes elsewhere. (What comes when the load is over is of the drain.)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from service import __version__
 from service.app import openapi_document
 from service.cli import app
 from service.errors import ConfigurationError
+from service.storage.migrate import migrate
 from tests.cli.running import Messages, alive, eventually, free_ports, running, sms_gateway
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -71,6 +73,23 @@ def test_serve_and_worker_deliver_together_and_stop_when_told(folder: Path, data
         family = [process for command in commands for process in command.family()]
         assert [command.stop() for command in commands] == [0, 0, 0]
         assert alive(family) == {}
+
+
+async def test_serve_makes_the_partitions_that_no_worker_has_made(folder: Path, database: str) -> None:
+    await asyncio.to_thread(migrate, database)
+    connection = await asyncpg.connect(database)
+    this_month = f"messages_{datetime.now(UTC):%Y_%m}"
+    await connection.execute(f"DROP TABLE {this_month}")
+    port = free_ports()
+    settings = {
+        "SMS_GATEWAY_DATABASE_URL": database,
+        "SMS_GATEWAY_SECRET_KEY": "k" * 32,
+        "SIMULATOR_URL": "http://x.test",
+    }
+    with running("serve", folder=folder, SMS_GATEWAY_PORT=port, **settings):
+        await asyncio.to_thread(wait_until_ready, port)
+    assert await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", this_month)
+    await connection.close()
 
 
 def test_all_needs_only_a_configuration_and_its_keys_are_made_beside_it(folder: Path) -> None:

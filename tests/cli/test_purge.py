@@ -88,6 +88,18 @@ async def test_purge_does_it_and_then_nothing_is_left_to_do(purge: Purge, connec
     assert "Nothing is past its time." in (await asyncio.to_thread(purge)).stdout
 
 
+async def test_texts_that_another_process_is_at_are_not_said_to_be_gone(
+    purge: Purge, connection: asyncpg.Connection
+) -> None:
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", 0x534D5350)
+        said = json.loads((await asyncio.to_thread(purge, "--json")).stdout)
+        assert (said["texts"][0]["texts"], said["texts_purged"]) == (1, 0)
+        assert "0 texts gone" in (await asyncio.to_thread(purge)).stdout
+    assert await left(connection) == ["secret"]
+    assert "1 texts gone" in (await asyncio.to_thread(purge)).stdout
+
+
 async def test_what_stays_is_named_with_the_reason(purge: Purge, connection: asyncpg.Connection) -> None:
     await connection.execute("UPDATE messages SET status = 'sent', due_at = now()")
     assert "stays: something in it has not ended" in (await asyncio.to_thread(purge)).stdout

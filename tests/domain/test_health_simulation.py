@@ -57,6 +57,8 @@ class Simulation:
 
     primary: Provider
     fallback: Provider = good
+    sick: Callable[[float], bool] = lambda _: False
+    """When the first process reaches the primary no more, though the provider works."""
     per_s: float = 4.0
     countries: tuple[str, ...] = ("US",)
     receipt_s: float = 8.0
@@ -91,6 +93,8 @@ class Simulation:
                 if breaker.wait_s(self.now_s) > 0:
                     continue
                 answer = getattr(self, name)(self.now_s, country, chance.random())
+                if process == 0 and name == "primary" and self.sick(self.now_s):
+                    answer = Answer(works=False)
                 opened = breaker.end(breaker.begin(), answer.works, self.now_s)
                 seen = (1, int(not answer.works), int(answer.works and answer.slow), 0, 0, int(opened))
                 self._count(buckets, place, self.now_s, seen)
@@ -154,7 +158,7 @@ class Simulation:
             on_trial = old.condition in {Condition.PROBING, Condition.RECOVERING}
             floor_s = old.since_s if on_trial else max(old.since_s, self.now_s - WINDOW_S)
             whole_place = place.country == WHOLE
-            samples = _newest(of_place, floor_s, whole=whole_place)
+            samples = _of_whole(of_place, floor_s) if whole_place else _newest(of_place, floor_s)
             new = judge(old, samples, self.now_s, POLICY, frozenset() if whole_place else MEASURED)
             if new.condition is not old.condition:
                 self.moves.append((self.now_s, place, new.condition))
@@ -177,15 +181,28 @@ class Simulation:
         return asked.count("primary") / len(asked)
 
 
-def _newest(of_place: dict[float, list[int]], floor_s: float, *, whole: bool) -> Samples:
+def _newest(of_place: dict[float, list[int]], floor_s: float) -> Samples:
     sums = [0] * 6
-    for at_s in sorted(of_place, reverse=True):
-        if at_s < floor_s:
-            break
-        seen, calls_count, receipts_count = of_place[at_s], sums[0] < 40, sums[3] + sums[4] < 40
-        for column, counts in enumerate([calls_count] * 3 + [receipts_count] * 2 + [whole]):
+    for seen in _backwards(of_place, floor_s):
+        calls_count, receipts_count = sums[0] < POLICY.min_samples, sums[3] + sums[4] < POLICY.min_samples
+        for column, counts in enumerate([calls_count] * 3 + [receipts_count] * 2):
             sums[column] += seen[column] if counts else 0
     return Samples(*sums)
+
+
+def _of_whole(buckets: dict[float, list[int]], floor_s: float) -> Samples:
+    """The newest calls; of a bucket that holds more, its part."""
+    calls, failures, openings = 0, 0.0, 0
+    for seen in _backwards(buckets, floor_s):
+        wanted = POLICY.probes - calls
+        if wanted:
+            part = min(1.0, wanted / seen[0]) if seen[0] else 1.0
+            calls, failures, openings = calls + min(wanted, seen[0]), failures + seen[1] * part, openings + seen[5]
+    return Samples(calls=calls, failures=round(failures), openings=openings)
+
+
+def _backwards(buckets: dict[float, list[int]], floor_s: float) -> list[list[int]]:
+    return [buckets[at_s] for at_s in sorted(buckets, reverse=True) if at_s + BUCKET_S > floor_s]
 
 
 PRIMARY = Place("primary", "US", "otp")
@@ -227,6 +244,16 @@ def test_a_dead_provider_is_left_at_once_and_after_its_return_its_traffic_drifts
         assert parts[0] < 0.4
         assert all(later > earlier - 0.15 for earlier, later in pairwise(parts)), parts
     assert simulation.part(healthy_s, end_s) == 1
+
+
+@pytest.mark.parametrize("per_s", [2.0, 20.0])
+def test_a_process_that_cannot_reach_a_provider_does_not_take_it_from_the_other(per_s: float) -> None:
+    simulation = Simulation(primary=good, sick=lambda at_s: at_s >= 10 * MINUTE, per_s=per_s, countries=("US", "GB"))
+    simulation.run(60 * MINUTE)
+    assert simulation.lost == 0
+    assert len(simulation.falls()) <= 4
+    assert all(at_s < 12 * MINUTE for at_s in simulation.falls()), "failed probes of the sick one hold up nobody"
+    assert simulation.part(15 * MINUTE, 60 * MINUTE) == pytest.approx(0.5, abs=0.05), "all that the other one sends"
 
 
 def test_a_flapping_provider_is_left_alone_for_longer_and_longer() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.errors import ConfigurationError
 from service.settings import Environment
 from service.storage.database import Database
 from service.storage.migrate import migrate, newest_version
@@ -94,6 +95,12 @@ async def test_it_goes_on_by_itself_when_pgbouncer_comes_back(postgres: str, tem
 
 async def _send(http: httpx.AsyncClient) -> httpx.Response:
     return await http.post("/v1/send", json={"to": "+15555550100", "from": "MyApp", "message": "Hello"})
+
+
+async def test_statements_that_are_kept_are_refused_with_the_remedy(postgres: str, template: str) -> None:
+    async with migrated_database(postgres, template) as dsn, pgbouncer(dsn) as pooled:
+        with pytest.raises(ConfigurationError, match="SMS_GATEWAY_STATEMENT_CACHE=0"):
+            await Database.open(pooled, connections=1, statement_cache=100)
 
 
 async def test_migrations_run_through_it_and_leave_nothing_behind(postgres: str) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
-from service.domain.health import Cause, Condition, Place, Samples, Standing
+from service.domain.health import Cause, Condition, Place, Samples, Standing, StandingPolicy
 from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.errors import StoreOverloaded
 from service.pipeline.deliver import routes_of
 from service.pipeline.health import Health
 from service.pipeline.submit import Submit
+from service.pipeline.worker import working
+from service.storage.health import HealthStore
+from service.storage.queue import Claimed, Tried
 from tests import rows
 from tests.pipeline.conftest import MakeWorld
 from tests.pipeline.world import WITHOUT_KEY, World, news, provider
@@ -42,7 +46,7 @@ def submit(world: World) -> Submit:
 async def seen(world: World) -> dict[Place, Samples]:
     """What all processes have counted."""
     await health(world).sync()
-    return {one.place: one.samples for one in await world.runtime.health.evidence(40)}
+    return {one.place: one.samples for one in await world.runtime.health.evidence(StandingPolicy())}
 
 
 async def judged(world: World, pass_s: float = 0.0) -> None:
@@ -126,7 +130,7 @@ async def test_a_receipt_is_counted_once_unless_it_lies_with_the_subscriber(
 async def test_what_was_counted_is_shared_by_itself(world: World) -> None:
     await world.send()
     async with asyncio.timeout(10):
-        while not await world.runtime.health.evidence(40):  # noqa: ASYNC110 - the database has no event
+        while not await world.runtime.health.evidence(StandingPolicy()):  # noqa: ASYNC110 - the database has no event
             await asyncio.sleep(0.05)
 
 
@@ -265,6 +269,43 @@ async def test_an_otp_does_not_probe_a_breaker_while_another_provider_works(worl
     await world.send("marketing")
     await world.send("otp")
     assert world.http.called() == ["fallback", "primary", "primary"]
+
+
+@pytest.mark.parametrize("tried", [("refused", False), ("accepted", True)])
+async def test_a_message_that_a_provider_is_closed_to_does_not_spend_the_turn_to_probe_it(
+    world: World, tried: tuple[str, bool]
+) -> None:
+    await stand(world, PRIMARY, Condition.PROBING, Cause.RECEIPT_FAILURES)
+    await world.accept()
+    [fresh] = await world.queue.claim(Traffic.TRANSACTIONAL, world.lease.worker_id, {}, 1)
+    [route] = routes_of(world.runtime.config)
+    outcome, is_open = tried
+
+    def first(message: Claimed) -> str:
+        return health(world).order(message, route).providers[0]
+
+    closed = {
+        name: replace(fresh, tried=(Tried(UUID(int=1), name, open=is_open, outcome=outcome, calls=1),))
+        for name in ("primary", "fallback")
+    }
+    assert first(closed["primary"]) == "fallback"
+    assert first(closed["fallback"]) == "fallback", "it has nowhere else to go"
+    assert [first(fresh), first(fresh)] == ["primary", "fallback"], "the turn was still there"
+
+
+async def test_a_worker_that_stops_gives_its_lease_back_before_it_shares_its_last_counts(world: World) -> None:
+    alive: list[list[UUID]] = []
+
+    class Stuck(HealthStore):
+        async def add(self, _: Mapping[Place, Samples]) -> None:
+            rows = await world.database.fetch("SELECT id FROM workers WHERE expires_at > now()")
+            alive.append([row["id"] for row in rows])
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(10):
+        async with working(replace(world.runtime, health=Stuck(world.database))):
+            await world.queue.until_settled({await world.accept()})
+    assert alive[-1] == [world.lease.worker_id], "only the one of this test"
 
 
 async def test_no_probe_goes_to_a_place_that_is_still_held_back(world: World) -> None:

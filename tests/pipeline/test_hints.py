@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
+import asyncpg
 import pytest
 
 from service.domain.message import Traffic
@@ -76,6 +77,23 @@ async def test_a_worker_listens_again_after_its_connection_was_cut(store: tuple[
         serve.hints.webhooks.set()
         async with asyncio.timeout(10):
             await worker.hints.webhooks.wait()
+
+
+@pytest.mark.parametrize("error", [asyncpg.InternalClientError("unexpected"), asyncio.IncompleteReadError(b"", 1)])
+async def test_whatever_ends_the_listening_it_begins_again(store: tuple[Runtime, str], error: Exception) -> None:
+    runtime, dsn = store
+    errors = [error]
+
+    class Failing(Bell):
+        async def _listen_once(self, heard: Callable[[str], None]) -> None:
+            if errors:
+                raise errors.pop()
+            await super()._listen_once(heard)
+
+    worker = replace(runtime, hints=Hints(), bell=Failing(runtime.database, dsn, reconnect_s=0.01))
+    async with hearing(worker):
+        await until_listening(runtime)
+    assert not errors
 
 
 async def test_hints_go_on_after_the_database_was_away(store: tuple[Runtime, str], postgres: str) -> None:

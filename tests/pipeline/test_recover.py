@@ -104,6 +104,7 @@ async def test_a_round_matches_orphans_and_measures_the_lanes(world: World) -> N
     late = await world.accept("otp")
     await rows.pass_time(world.database, late, 60)
     await recovering(world).round()
+    await recovering(world).tidy_round()
     assert (await world.message(message_id))["status"] == "delivered"
     sample = world.runtime.metrics.registry.get_sample_value
     assert sample("sms_gateway_lane_due_messages", {"traffic": "otp"}) == 1
@@ -114,7 +115,7 @@ async def test_a_round_forgets_what_is_past_its_time(world: World) -> None:
     await world.database.execute(
         "INSERT INTO idempotency_keys VALUES ($1, 'send', 'k', '', $1, now() - interval '1 second')", world.client_id
     )
-    await recovering(world).round()
+    await recovering(world).tidy_round()
     assert await world.database.fetch("SELECT FROM idempotency_keys") == []
 
 
@@ -137,6 +138,34 @@ async def test_recovery_goes_on_after_a_round_that_was_cut_short(world: World) -
     assert errors >= 1
 
 
+async def test_housekeeping_that_takes_long_keeps_no_message_of_a_dead_worker_waiting(make_world: MakeWorld) -> None:
+    dead, alive = await make_world(), await make_world()
+    message_id = await dead.accept()
+    await dead.runtime.queue.claim(Traffic.TRANSACTIONAL, dead.lease.worker_id, {}, 1)
+    await rows.end_lease(dead.database, dead.lease.worker_id)
+    tidying, freed = asyncio.Event(), asyncio.Event()
+
+    class Watched(Upkeep):
+        async def forget_keys(self) -> None:
+            tidying.set()
+            await asyncio.Event().wait()
+
+        async def dead_workers(self) -> list[UUID]:
+            await tidying.wait()
+            return await super().dead_workers()
+
+        async def take_over(self, worker_id: UUID) -> int:
+            found = await super().take_over(worker_id)
+            freed.set()
+            return found
+
+    running = asyncio.create_task(recovering(alive, upkeep=Watched(alive.database)).run())
+    await asyncio.wait_for(freed.wait(), 10)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert await alive.where(message_id) == ("queued", None)
+
+
 async def test_a_step_of_recovery_that_fails_keeps_no_other_from_its_turn(world: World) -> None:
     class Failing(Upkeep):
         async def dead_workers(self) -> list[UUID]:
@@ -154,7 +183,9 @@ async def test_a_step_of_recovery_that_fails_keeps_no_other_from_its_turn(world:
     await world.database.execute(
         "INSERT INTO idempotency_keys VALUES ($1, 'send', 'k', '', $1, now() - interval '1 second')", world.client_id
     )
-    await recovering(world, upkeep=Failing(world.database)).round()
+    recover = recovering(world, upkeep=Failing(world.database))
+    await recover.round()
+    await recover.tidy_round()
     assert await world.where(matched) == ("delivered", None)
     assert await world.where(overdue) == ("undelivered", "no_receipt")
     assert await world.database.fetch("SELECT FROM idempotency_keys") == []

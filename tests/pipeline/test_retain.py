@@ -29,7 +29,7 @@ async def test_a_round_purges_texts_drops_old_months_and_makes_new_ones(
     await database.execute(f"DROP TABLE batches_{this_month}")
     recover = Recover(world.runtime, world.lease, world.deliver, world.receive, Notify(world.runtime, world.lease))
     for _ in range(2):
-        await recover.round()
+        await recover.tidy_round()
     assert [dict(row) for row in await database.fetch("SELECT id, body FROM messages")] == [{"id": late, "body": None}]
     assert await database.fetch("SELECT FROM pg_class WHERE relname = $1", f"batches_{this_month}")
     [told] = [record for record in caplog.records if record.message == "dropped a partition"]

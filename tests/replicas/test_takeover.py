@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from tests.chaos.stage import CONFIG, Stage, a_stage
+from tests.chaos.stage import CONFIG, Stage, a_stage, edited
 from tests.replicas.proof import assert_delivered_once, eventually
 
 PROMISED_S: Final = 15
@@ -17,11 +17,12 @@ EACH: Final = 8
 """Messages in each of the states that a worker can die in."""
 
 # Calls, look-ups and webhooks hang long enough to be under way when their worker dies.
-SLOW_CONFIG = (
-    CONFIG.replace(", lease_s: 3", "")
-    .replace("timeout_s: 1,", "timeout_s: 10,")
-    .replace("budget_s: 0.5, timeout_s: 0.5", "budget_s: 20, timeout_s: 20")
-    .replace("timeout_s: 2}}", "timeout_s: 20}}")
+SLOW_CONFIG: Final = edited(
+    CONFIG,
+    (", lease_s: 3", ""),
+    ("timeout_s: 2, cost", "timeout_s: 10, cost"),
+    ("budget_s: 0.5, timeout_s: 0.5", "budget_s: 20, timeout_s: 20"),
+    ("timeout_s: 2}}", "timeout_s: 20}}"),
 )
 
 

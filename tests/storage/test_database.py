@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -14,6 +15,9 @@ import pytest
 
 from service.errors import CommitUnknown, ConfigurationError, StoreError, StoreOverloaded, Unstorable
 from service.storage.database import Database, store_error
+from service.storage.embedded import EmbeddedPostgres
+from service.storage.migrate import migrate
+from service.storage.pacing import PacingStore
 from tests import rows
 from tests.gateway import migrated_database
 from tests.postgres import database_name
@@ -234,3 +238,50 @@ async def administered(postgres: str, dsn: str) -> AsyncIterator[tuple[asyncpg.C
         yield admin, database_name(dsn)
     finally:
         await admin.close()
+
+
+async def test_a_pooler_that_refuses_our_plan_settings_is_a_matter_of_configuration() -> None:
+    """As PgBouncer does; tests/journeys/test_pgbouncer.py runs a real one."""
+    message = b"SFATAL\0C08P01\0Munsupported startup parameter: plan_cache_mode\0\0"
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1024)
+        writer.write(b"E" + (len(message) + 4).to_bytes(4, "big") + message)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as pooler:
+        dsn = f"postgresql://u@127.0.0.1:{pooler.sockets[0].getsockname()[1]}/d?sslmode=disable"
+        with pytest.raises(ConfigurationError, match="SMS_GATEWAY_STATEMENT_CACHE=0"):
+            await Database.open(dsn, connections=1, statement_cache=100)
+        with pytest.raises(StoreOverloaded, match="cannot be reached"):
+            await Database.open(dsn, connections=1)
+
+
+async def test_connections_to_a_real_standby_are_left_even_where_an_unlogged_table_comes_first(tmp_path: Path) -> None:
+    async with EmbeddedPostgres(tmp_path) as dsn:
+        await asyncio.to_thread(migrate, dsn)
+    (tmp_path / "pg" / "standby.signal").touch()
+    async with EmbeddedPostgres(tmp_path) as dsn:
+        database = await Database.open(dsn, connections=1)
+        for touch in (
+            PacingStore(database).reserve({"x": 1.0}, 1, 1.0),
+            database.check_writable(),
+            database.execute(INSERT),
+        ):
+            before = await backend(database)
+            with pytest.raises(StoreOverloaded):
+                await touch
+            assert await backend(database) != before
+        admin = await asyncpg.connect(dsn)
+        await admin.execute("SELECT pg_promote()")
+        await admin.close()
+        await database.check_writable()
+        await database.execute(INSERT)
+        await database.close()
+
+
+async def backend(database: Database) -> int:
+    row = await database.fetchrow("SELECT pg_backend_pid()")
+    assert row is not None
+    return int(row[0])

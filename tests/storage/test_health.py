@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
-from service.domain.health import Cause, Condition, Place, Samples, Standing
+from service.domain.health import Cause, Condition, Place, Samples, Standing, StandingPolicy
+from service.errors import StoreOverloaded
+from service.storage.database import Database
 from service.storage.health import Evidence, HealthStore
 from tests.storage.conftest import Store
 
@@ -18,7 +20,7 @@ def health(store: Store) -> HealthStore:
 
 
 async def seen(health: HealthStore, least: int = 40) -> dict[Place, Samples]:
-    return {one.place: one.samples for one in await health.evidence(least)}
+    return {one.place: one.samples for one in await health.evidence(StandingPolicy(min_samples=least))}
 
 
 async def pass_time(store: Store, seconds: float) -> None:
@@ -69,6 +71,103 @@ async def test_a_standing_on_trial_is_judged_by_all_since_it_began_and_by_nothin
     assert (await seen(health))[US.whole] == Samples(calls=7, openings=1)
 
 
+async def test_a_provider_as_a_whole_is_judged_by_its_newest_ten_calls(health: HealthStore, store: Store) -> None:
+    """What other processes sent before their breakers opened too would outvote a dead provider."""
+    await health.add({US: Samples(calls=90, openings=1), GB: Samples(calls=10, failures=10, delivered=7)})
+    assert (await seen(health))[US.whole] == Samples(calls=10, failures=1, delivered=7, openings=1)
+    await pass_time(store, 20)
+    await health.add({US: Samples(calls=6, failures=6, openings=2)})
+    assert (await seen(health))[US.whole] == Samples(calls=10, failures=6, delivered=7, openings=3)
+    await health.add({US: Samples(calls=4, failures=1, openings=2)})
+    assert (await seen(health))[US.whole] == Samples(calls=10, failures=7, delivered=7, openings=4), "no older opening"
+
+
+async def test_the_bucket_in_which_a_standing_began_counts_for_it(health: HealthStore, store: Store) -> None:
+    await health.add({US: Samples(calls=3)})
+    await health.move(dict.fromkeys([US, US.whole], Standing(Condition.RECOVERING, 0.0, Cause.SLOW, 1)))
+    for began_s, calls in [(0.0, 3), (4.9, 3), (5.0, 0)]:
+        await store.database.execute(
+            "UPDATE health_standings"
+            " SET since = (SELECT max(bucket_at) FROM health_samples) + make_interval(secs => $1)",
+            began_s,
+        )
+        found = await seen(health)
+        assert [found[place].calls for place in (US, US.whole)] == [calls] * 2, began_s
+
+
+async def test_a_provider_on_a_long_trial_is_judged_by_its_quiet_places(health: HealthStore, store: Store) -> None:
+    await health.add({US: Samples(calls=3)})
+    await pass_time(store, 600)
+    await health.move({US.whole: Standing(Condition.PROBING, 0.0, Cause.BREAKER_OPENED, 1)})
+    assert await seen(health) == {US.whole: Samples()}
+    await store.database.execute("UPDATE health_standings SET since = now() - interval '15 minutes'")
+    assert (await seen(health))[US.whole] == Samples(calls=3)
+
+
+async def test_what_a_newer_version_stored_and_nobody_knows_here_is_healthy_or_no_cause(
+    health: HealthStore, store: Store
+) -> None:
+    await health.move(dict.fromkeys([US, GB], FALLEN))
+    check = "ALTER TABLE health_standings {} CONSTRAINT health_standings_condition_check {}"
+    await store.database.execute("UPDATE health_standings SET cause = 'sunspots' WHERE country = 'US'")
+    await store.database.execute(check.format("DROP", ""))
+    try:
+        await store.database.execute("UPDATE health_standings SET condition = 'resting' WHERE country = 'GB'")
+        found = await health.standings()
+        assert {one.place: one.standing for one in await health.evidence(StandingPolicy())}[GB] == Standing()
+    finally:
+        await store.database.execute("DELETE FROM health_standings")
+        allowed = "CHECK (condition IN ('healthy', 'failing', 'probing', 'recovering'))"
+        await store.database.execute(check.format("ADD", allowed))
+    assert (found[US].condition, found[US].cause, found[US].strikes) == (Condition.FAILING, None, 2)
+    assert found[GB] == Standing()
+
+
+class Counted(Database):
+    """Counts what it is asked for, and waits with the answer until it may."""
+
+    def __init__(self, database: Database) -> None:
+        self.asked = 0
+        self.go = asyncio.Event()
+        self.down = False
+        self._behind = database
+
+    async def fetch(self, query: str, *arguments: object) -> list[object]:  # type: ignore[override]
+        self.asked += 1
+        await self.go.wait()
+        if self.down:
+            raise StoreOverloaded
+        return list(await self._behind.fetch(query, *arguments))
+
+
+async def test_who_asks_often_gets_one_answer_for_a_second(store: Store) -> None:
+    database, now_s = Counted(store.database), 100.0
+    health = HealthStore(database, lambda: now_s)
+    await HealthStore(store.database).add({US: Samples(calls=1)})
+    asking = [asyncio.create_task(health.shared_evidence(StandingPolicy())) for _ in range(4)]
+    await asyncio.sleep(0)
+    asking.pop().cancel()
+    now_s = 103.0
+    asking.append(asyncio.create_task(health.shared_evidence(StandingPolicy())))
+    await asyncio.sleep(0)
+    database.go.set()
+    answers = await asyncio.gather(*asking)
+    assert [one.place for one in answers[0]] == [US.whole, US]
+    assert answers == [answers[0]] * 4
+    assert database.asked == 1, "they wait for the same"
+
+    database.down = True
+    with pytest.raises(StoreOverloaded):
+        await health.shared_evidence(StandingPolicy())
+    now_s = 103.9
+    with pytest.raises(StoreOverloaded):
+        await health.shared_evidence(StandingPolicy())
+    assert database.asked == 2
+    database.down, now_s = False, 104.0
+    assert await health.shared_evidence(StandingPolicy()) == await health.shared_evidence(StandingPolicy())
+    assert database.asked == 3
+
+
 async def test_a_standing_keeps_its_time_until_its_condition_changes(health: HealthStore, store: Store) -> None:
     await health.move({US: FALLEN})
     await store.database.execute("UPDATE health_standings SET since = now() - interval '30 seconds'")
@@ -77,7 +176,7 @@ async def test_a_standing_keeps_its_time_until_its_condition_changes(health: Hea
     assert (kept.condition, kept.cause, kept.strikes) == (Condition.FAILING, Cause.SLOW, 3)
     assert kept.since_s == pytest.approx(-30, abs=5)
     await health.move({US: Standing()})
-    [healthy] = await health.evidence(40)
+    [healthy] = await health.evidence(StandingPolicy())
     assert healthy == Evidence(US, healthy.standing, healthy.since, Samples())
     assert (healthy.standing.condition, healthy.standing.cause) == (Condition.HEALTHY, None)
     assert healthy.standing.since_s == pytest.approx(0, abs=5)

@@ -239,6 +239,24 @@ class TestPartitions:
         assert await where(own, "messages", message_id) == f"messages_{this}"
         assert [one.id for one in await own.claim(await own.worker())] == [message_id]
 
+    async def test_what_is_too_much_to_move_stays_and_the_partition_begins_behind_it(self, own: Store) -> None:
+        """So nobody waits for the move, and the default partition grows no more."""
+        this = f"{datetime.now(UTC):%Y_%m}"
+        await own.database.execute(f"DROP TABLE receipts_{this}")
+        await own.database.execute(
+            "INSERT INTO receipts (attempt_id, status) SELECT new_id(), '' FROM generate_series(1, 10001)"
+        )
+        soon = UUID(int=smallest_at(datetime.now(UTC) + timedelta(minutes=2)).int)
+        await own.database.execute("INSERT INTO receipts (attempt_id, status) VALUES ($1, '')", soon)
+        assert await retention(own).make_partitions() == 1
+        lie = await own.database.fetch(
+            "SELECT tableoid::regclass::text AS it, count(*) FROM receipts GROUP BY 1 ORDER BY 1"
+        )
+        assert [tuple(row) for row in lie] == [(f"receipts_{this}", 1), ("receipts_default", 10001)]
+        await own.database.execute("UPDATE receipts SET received_at = now() - interval '91 days'")
+        await retention(own).forget_strays()
+        assert (await counts(own))["receipts"] == 10002 - 500, "what stayed goes in time"
+
     async def test_two_replicas_may_make_them_at_the_same_time(self, own: Store) -> None:
         await own.database.execute(
             "DO $$ BEGIN " + "".join(f"DROP TABLE {t}_{datetime.now(UTC):%Y_%m};" for t in TABLES) + " END $$"
@@ -329,6 +347,19 @@ class TestPartitions:
             assert [one.table for one in await keeper.drop_partitions()] == ["webhook_deliveries"]
             await own.add()
         assert len(await keeper.drop_partitions()) == 4
+
+    async def test_a_look_that_takes_long_gives_up_while_others_wait_for_it(self, own: Store) -> None:
+        """The look before the lock may take its time."""
+        await make(own, "2024-05")
+        await an_old_message(own)
+        await own.database.execute("ALTER TABLE webhook_deliveries RENAME TO kept")
+        await own.database.execute(
+            "CREATE VIEW webhook_deliveries AS SELECT kept.* FROM kept, pg_sleep(0.3) WHERE pg_sleep IS NOT NULL"
+        )
+        assert [one.table for one in await retention(own).drop_partitions()] == []
+        await own.database.execute("DROP VIEW webhook_deliveries")
+        await own.database.execute("ALTER TABLE kept RENAME TO webhook_deliveries")
+        assert len(await retention(own).drop_partitions()) == 5
 
     async def test_statements_that_were_prepared_before_go_on_after_it(self, own: Store) -> None:
         await make(own, "2024-05")

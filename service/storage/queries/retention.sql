@@ -40,6 +40,10 @@ SELECT pg_try_advisory_xact_lock($1)
 -- How long a change of tables waits for others, who then wait behind it, and how long it may take.
 SELECT set_config('lock_timeout', '200ms', true), set_config('statement_timeout', '1s', true)
 
+-- name: haste
+-- How long others wait for one more look at what has been found unused before the lock.
+SELECT set_config('statement_timeout', '200ms', true)
+
 -- name: missing_partitions
 -- Of the tables $1, for this month and the next.
 SELECT t.parent, m::date AS month

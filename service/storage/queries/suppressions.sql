@@ -21,12 +21,16 @@ WHERE a.id = $1
 ON CONFLICT DO NOTHING
 
 -- name: page
--- A client's list in the order of the numbers, from behind $2 on. $3 one number (NULL: all), $4 how many.
+-- A client's list in the order of the numbers, from behind $2 on. $3 how many.
 SELECT number, reason, source, created_at
 FROM suppressions
-WHERE client_id = $1 AND number > $2 AND ($3::text IS NULL OR number = $3)
+WHERE client_id = $1 AND number > $2
 ORDER BY number
-LIMIT $4
+LIMIT $3
+
+-- name: one
+-- The same for one number.
+SELECT number, reason, source, created_at FROM suppressions WHERE client_id = $1 AND number > $2 AND number = $3
 
 -- name: remove
 DELETE FROM suppressions WHERE number = $2 AND client_id = $1 RETURNING number

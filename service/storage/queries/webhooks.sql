@@ -49,10 +49,10 @@ DELETE FROM webhook_targets WHERE target = $1
 UPDATE webhook_targets SET blocked_until = now() WHERE target = $1
 
 -- name: deliveries
--- Newest first. $1 endpoint, $2 state or NULL, $3 older than this one or NULL, $4 how many.
+-- Newest first. $1 endpoint, $2 state or NULL, $3 an id to stay below, $4 how many.
 SELECT id, message_id, status, state, attempts, due_at, last_status, last_error, created_at, ended_at
 FROM webhook_deliveries
-WHERE endpoint_id = $1 AND ($2::text IS NULL OR state = $2) AND ($3::uuid IS NULL OR id < $3)
+WHERE endpoint_id = $1 AND ($2::text IS NULL OR state = $2) AND id < $3
 ORDER BY id DESC
 LIMIT $4
 

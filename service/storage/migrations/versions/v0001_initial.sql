@@ -250,7 +250,8 @@ CREATE TABLE webhook_deliveries_default PARTITION OF webhook_deliveries DEFAULT 
 CREATE TABLE batches_default PARTITION OF batches DEFAULT;
 
 -- Makes the partition of a table for a month (its first day; UTC) and moves into it what had to go to the default partition.
--- Made apart and then attached, because that locks nothing but the default partition against others' statements.
+-- Made apart and then attached, because that locks nothing but the default partition against others' statements. Where too
+-- much lies there to be moved within a moment, it stays (Retention.forget_strays removes it) and the partition begins in a minute.
 CREATE FUNCTION make_partition(parent text, month date) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     partition text := parent || to_char(month, '_YYYY_MM');
@@ -258,9 +259,15 @@ DECLARE
     fill int := CASE WHEN parent IN ('receipts', 'batches') THEN 100 ELSE 85 END;
     low uuid := smallest_at(month::timestamp AT TIME ZONE 'UTC');
     high uuid := smallest_at((month + interval '1 month') AT TIME ZONE 'UTC');
+    astray int;
 BEGIN
     EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL) WITH (fillfactor = %s)', partition, parent, fill);
     EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', parent || '_default');
+    EXECUTE format('SELECT count(*) FROM (SELECT FROM %I WHERE %I >= %L AND %2$I < %4$L LIMIT 10001) AS found',
+                   parent || '_default', key, low, high) INTO astray;
+    IF astray > 10000 THEN
+        low := greatest(low, smallest_at(now() + interval '1 minute'));
+    END IF;
     EXECUTE format('WITH moved AS (DELETE FROM %I WHERE %I >= %L AND %2$I < %4$L RETURNING *) '
                    'INSERT INTO %5$I SELECT * FROM moved', parent || '_default', key, low, high, partition);
     EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, partition, low, high);
@@ -294,6 +301,8 @@ CREATE UNLOGGED TABLE health_samples (
     openings    integer NOT NULL,                          -- of breakers
     PRIMARY KEY (provider, country, traffic, bucket_at)
 ) WITH (fillfactor = 50);
+
+CREATE INDEX health_samples_by_time ON health_samples (bucket_at);
 
 CREATE UNLOGGED TABLE health_standings (
     provider  text NOT NULL,
