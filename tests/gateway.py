@@ -63,7 +63,9 @@ async def serve(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
     listening.listen()
-    config = uvicorn.Config(app, log_config=None, lifespan="on", ws="none", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app, log_config=None, lifespan="on", ws="none", timeout_keep_alive=75, timeout_graceful_shutdown=5
+    )
     server = uvicorn.Server(config)
     # The socket listens already, so a client that is faster than the server waits in its queue.
     serving = asyncio.create_task(server.serve(sockets=[listening]))

@@ -32,10 +32,16 @@ BEHIND_LINKS = {
 async def test_every_answer_on_the_way_from_operation_to_operation_is_as_documented(
     postgres: str, template: str, tmp_path: Path
 ) -> None:
+    reached: set[str] = set()
     async with migrated_database(postgres, template) as dsn:
-        fuzzed = await fuzz_a_world(dsn, tmp_path, stateful(10))
-    assert fuzzed.passed, fuzzed.output
-    assert fuzzed.succeeded >= BEHIND_LINKS, fuzzed.succeeded
+        for run in range(6):  # how far ten seconds lead depends on chance and on the machine
+            (folder := tmp_path / str(run)).mkdir()
+            fuzzed = await fuzz_a_world(dsn, folder, stateful(10))
+            assert fuzzed.passed, fuzzed.output
+            reached |= fuzzed.succeeded
+            if reached >= BEHIND_LINKS:
+                return
+    raise AssertionError(f"never reached: {BEHIND_LINKS - reached}")
 
 
 async def test_an_answer_that_is_not_as_documented_is_found() -> None:
