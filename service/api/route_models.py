@@ -12,20 +12,25 @@ from service.domain.message import Traffic
 
 
 class SamplesReply(Reply):
-    """The newest samples, which the standing is judged by. `undelivered` leaves out what lies with the subscriber."""
+    """The newest samples, which the standing is judged by. `undelivered` leaves out what lies with the subscriber.
+
+    `openings`: how often a worker's breaker opened. That worker then sends nothing to the provider for 5 s or longer,
+    after which its traffic grows again, whatever the standing.
+    """
 
     calls: int
     failures: int
     slow: int
     delivered: int
     undelivered: int
+    openings: int
 
 
 class StandingReply(Reply):
-    """How a provider stands in a country for a class of traffic; both null: as a whole."""
+    """How a provider stands in a country for a class of traffic."""
 
-    country: str | None
-    traffic: Traffic | None
+    country: str
+    traffic: Traffic
     state: Condition
     share: float = Field(description="Of its messages, the part (0 to 1) that tries it in its place of the route.")
     reason: Cause | None = Field(description="Why it stood back. Null: healthy.")
@@ -78,6 +83,7 @@ class RouteList(Reply):
                                                 "slow": 0,
                                                 "delivered": 96,
                                                 "undelivered": 2,
+                                                "openings": 0,
                                             },
                                         }
                                     ],

@@ -15,7 +15,7 @@ from service.api.context import api_of
 from service.api.openapi import refusals
 from service.api.replies import json_reply, utc_text_or_none
 from service.api.route_models import RouteList
-from service.domain.health import WHOLE, StandingPolicy, share
+from service.domain.health import StandingPolicy, share
 from service.domain.routing import Route
 from service.pipeline.deliver import routes_of
 from service.pipeline.health import policy_of
@@ -40,9 +40,7 @@ async def list_routes(request: Request, caller: Annotated[Principal, Depends(all
     policy = policy_of(config)
     usable = _usable(config, caller)
     standings = [
-        one
-        for one in await runtime.health.shared_evidence(policy)
-        if one.place.country == WHOLE or usable(one.place.traffic, one.place.country)
+        one for one in await runtime.health.shared_evidence(policy) if usable(one.place.traffic, one.place.country)
     ]
     return json_reply(
         {
@@ -81,26 +79,18 @@ def _standings(route: Route, name: str, standings: list[Evidence], policy: Stand
         _shown(one, policy)
         for one in standings
         if one.place.provider == name
-        and (
-            one.place.country == WHOLE
-            or (
-                route.traffic in {None, one.place.traffic}
-                and (route.countries is None or one.place.country in route.countries)
-            )
-        )
+        and route.traffic in {None, one.place.traffic}
+        and (route.countries is None or one.place.country in route.countries)
     ]
 
 
 def _shown(one: Evidence, policy: StandingPolicy) -> dict[str, Any]:
-    samples = asdict(one.samples)
-    del samples["openings"]
-    whole = one.place.country == WHOLE
     return {
-        "country": None if whole else one.place.country,
-        "traffic": None if whole else one.place.traffic,
+        "country": one.place.country,
+        "traffic": one.place.traffic,
         "state": one.standing.condition,
         "share": round(share(one.standing, 0.0, policy), 3),
         "reason": one.standing.cause,
         "since": utc_text_or_none(one.since),
-        "samples": samples,
+        "samples": asdict(one.samples),
     }

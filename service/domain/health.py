@@ -1,4 +1,4 @@
-"""How a provider does: a fast breaker for each process and a slow standing that all of them share.
+"""How a provider does: a fast breaker for each process, and a slow standing of each place that all of them share.
 
 Both are state machines without a clock: every time is passed in, in seconds. docs/decisions/0007-health.md gives the
 reasons for the numbers.
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 
 class BreakerState(StrEnum):
@@ -60,6 +60,8 @@ class Breaker:
         self._phase = 0
         self.probe_at_s: float | None = None
         """None while closed; else when the next probe may go: infinite while one is out."""
+        self.closed_at_s = -math.inf
+        """When a probe last closed it: from then on its traffic grows again (`ramp`)."""
 
     def state(self, now_s: float) -> BreakerState:
         """Where the breaker stands. An open one whose time is over is `half_open`."""
@@ -91,7 +93,7 @@ class Breaker:
         if not self._probing:
             return self._count(success, now_s)
         if success:
-            self._close()
+            self._close(now_s)
         else:
             self._open_s = min(self._open_s * 2, self._policy.open_cap_s)
             self._open(now_s)
@@ -118,38 +120,26 @@ class Breaker:
         self._phase += 1
         self.probe_at_s = now_s + self._open_s
 
-    def _close(self) -> None:
+    def _close(self, now_s: float) -> None:
         self._phase += 1
         self.probe_at_s = None
+        self.closed_at_s = now_s
         self._failures_in_row = 0
         self._open_s = self._policy.open_s
         self._results.clear()
 
 
-WHOLE: Final = "*"
-"""In the place of a country and a traffic class: all of them."""
-
-
 class Place(NamedTuple):
-    """What has a standing of its own: a provider in one country for one class of traffic, or a provider as a whole."""
+    """What has a standing of its own: a provider in one country for one class of traffic."""
 
     provider: str
     country: str
     traffic: str
 
-    @property
-    def whole(self) -> Place:
-        """The provider as a whole."""
-        return Place(self.provider, WHOLE, WHOLE)
-
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What was seen of a place. `openings`: breakers that opened; only a provider as a whole has them.
-
-    A place is judged by its newest `min_samples` or more, a provider as a whole by its newest `probes`: where breakers
-    opened few calls follow, and older ones would outvote them.
-    """
+    """What was seen of a place. `openings`, of breakers, are only shown: a breaker acts for its own process."""
 
     calls: int = 0
     failures: int = 0
@@ -171,13 +161,9 @@ class Condition(StrEnum):
 class Cause(StrEnum):
     """Why a place stood back."""
 
-    BREAKER_OPENED = "breaker_opened"
     SUBMIT_ERRORS = "submit_errors"
     SLOW = "slow"
     RECEIPT_FAILURES = "receipt_failures"
-
-
-MEASURED: Final = frozenset({Cause.SUBMIT_ERRORS, Cause.SLOW, Cause.RECEIPT_FAILURES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +181,8 @@ class StandingPolicy:
     """When a place falls and how it comes back.
 
     It falls where `down_share` of its samples are bad, of at least `min_samples` (where there are fewer, the missing
-    ones count as good), or where a breaker opened and `up_share` of the newest `probes` calls failed. It stands back
-    for `hold_s`, twice as long at each strike, up to `hold_cap_s`. Then it is probed: fewer than `up_share` of `probes`
-    may be bad. Its share then grows from `first_share` to 1 in `ramp_s`.
+    ones count as good). It stands back for `hold_s`, twice as long at each strike, up to `hold_cap_s`. Then it is
+    probed: fewer than `up_share` of `probes` may be bad. Its share then grows from `first_share` to 1 in `ramp_s`.
     """
 
     min_samples: int = 40
@@ -214,19 +199,14 @@ class StandingPolicy:
         return min(self.hold_s * 2.0 ** min(strikes - 1, 30), max(self.hold_s, self.hold_cap_s))
 
 
-def judge(
-    old: Standing, seen: Samples, now_s: float, policy: StandingPolicy, falls_by: AbstractSet[Cause] = MEASURED
-) -> Standing:
-    """The standing after `seen`, which holds only calls made (and receipts come) since `old.since_s`.
-
-    Of the measured causes only those in `falls_by` count.
-    """
+def judge(old: Standing, seen: Samples, now_s: float, policy: StandingPolicy) -> Standing:
+    """The standing after `seen`, which holds only calls made (and receipts come) since `old.since_s`."""
     age_s = now_s - old.since_s
     if old.condition is Condition.FAILING:
         return _moved(old, Condition.PROBING, now_s) if age_s >= policy.held_s(old.strikes) else old
     if old.condition is Condition.PROBING:
         return _probed(old, seen, now_s, policy)
-    if cause := _opened(seen, policy) or _fault(seen, policy.min_samples, policy.down_share, falls_by):
+    if cause := _fault(seen, policy.min_samples, policy.down_share, frozenset(Cause)):
         return Standing(Condition.FAILING, now_s, cause, old.strikes + 1)
     if old.condition is Condition.RECOVERING and age_s >= policy.ramp_s:
         return _moved(old, Condition.HEALTHY, now_s)
@@ -239,29 +219,24 @@ def share(standing: Standing, now_s: float, policy: StandingPolicy) -> float:
     """The share of its messages, 0 to 1, that go to a place in its configured order. Others try the rest first."""
     if standing.condition is Condition.HEALTHY:
         return 1.0
-    if standing.condition is Condition.RECOVERING:
-        grown = min(1.0, max(0.0, now_s - standing.since_s) / policy.ramp_s)
-        return policy.first_share + (1 - policy.first_share) * grown
-    return 0.0
+    return ramp(now_s - standing.since_s, policy) if standing.condition is Condition.RECOVERING else 0.0
+
+
+def ramp(age_s: float, policy: StandingPolicy) -> float:
+    """The share, 0 to 1, of what came back `age_s` ago: it drifts rather than jumps."""
+    return policy.first_share + (1 - policy.first_share) * min(1.0, max(0.0, age_s) / policy.ramp_s)
 
 
 def _probed(old: Standing, seen: Samples, now_s: float, policy: StandingPolicy) -> Standing:
     """Probes are judged by what brought the place down, and by whether calls work at all."""
-    measured = MEASURED & {old.cause, Cause.SUBMIT_ERRORS}
-    if cause := _opened(seen, policy) or _fault(seen, policy.probes, policy.up_share, measured):
+    if cause := _fault(seen, policy.probes, policy.up_share, {old.cause, Cause.SUBMIT_ERRORS}):
         return Standing(Condition.FAILING, now_s, cause, old.strikes + 1)
     by_receipts = old.cause is Cause.RECEIPT_FAILURES
     known = seen.delivered + seen.undelivered if by_receipts else seen.calls
     return _moved(old, Condition.RECOVERING, now_s) if known >= policy.probes else old
 
 
-def _opened(seen: Samples, policy: StandingPolicy) -> Cause | None:
-    """A breaker speaks for one process, whose own way to the provider may be broken: the calls of all must agree."""
-    agreed = seen.failures >= policy.up_share * max(seen.calls, policy.probes)
-    return Cause.BREAKER_OPENED if seen.openings and agreed else None
-
-
-def _fault(seen: Samples, least: int, limit: float, measured: AbstractSet[Cause]) -> Cause | None:
+def _fault(seen: Samples, least: int, limit: float, measured: AbstractSet[Cause | None]) -> Cause | None:
     calls, receipts = max(seen.calls, least), max(seen.delivered + seen.undelivered, least)
     shares = {
         Cause.SUBMIT_ERRORS: seen.failures / calls,

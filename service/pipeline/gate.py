@@ -57,6 +57,11 @@ class Gate:
         """When the breaker lets the next probe through; None while it is closed, infinite while a probe is out."""
         return self._breaker.probe_at_s
 
+    @property
+    def closed_at_s(self) -> float:
+        """When the breaker last closed after it had been open; minus infinity where it never was."""
+        return self._breaker.closed_at_s
+
     @asynccontextmanager
     async def turn(self, traffic: Traffic, client_id: UUID, sender: str) -> AsyncIterator[Call]:
         """Wait for a turn to call and hold it while calling. Say what came of it with `Call.end`.

@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from service.domain.health import (
-    MEASURED,
-    WHOLE,
     Cause,
     Condition,
     Place,
@@ -24,6 +22,7 @@ from service.domain.health import (
     Standing,
     StandingPolicy,
     judge,
+    ramp,
     share,
 )
 from service.domain.message import Traffic
@@ -57,8 +56,7 @@ def policy_of(config: GatewayConfig) -> StandingPolicy:
 
 def share_of(standings: Mapping[Place, Standing], place: Place, now_s: float, policy: StandingPolicy) -> float:
     """The share, 0 to 1, of a place's messages that go there in its configured order."""
-    own, whole = standings.get(place, _NEW), standings.get(place.whole, _NEW)
-    return min(share(own, now_s, policy), share(whole, now_s, policy))
+    return share(standings.get(place, _NEW), now_s, policy)
 
 
 def provider_is_down(outcome: Outcome) -> bool:
@@ -88,7 +86,7 @@ class Health:
         self._standings: dict[Place, Standing] = {}
         self._all_healthy = True
         self._seen: dict[Place, Counter[str]] = {}
-        self._probe_at_s: dict[Place, float] = {}
+        self._probe_at_s: dict[Place | str, float] = {}
         self._adding: asyncio.Task[None] | None = None
 
     def called(self, place: Place, outcome: Outcome, took_s: float, timeout_s: float, *, opened: bool) -> None:
@@ -98,9 +96,7 @@ class Health:
             kinds.append("failures")
         elif took_s > timeout_s * _SLOW:
             kinds.append("slow")
-        self._count(place, kinds, took_s)
-        if opened:
-            self._count(place, ["openings"], 0.0)
+        self._count(place, kinds + ["openings"] * opened, took_s)
 
     def received(self, place: Place, status: str, error_code: int | None, age_s: float) -> None:
         """Count a receipt of an attempt that began `age_s` ago. What lies with the subscriber is nobody's failure."""
@@ -111,7 +107,7 @@ class Health:
 
     def _count(self, place: Place, kinds: list[str], age_s: float) -> None:
         """What began before the standing did says nothing of it: late results do not count."""
-        if self._now() - age_s >= max(self._standing(place).since_s, self._standing(place.whole).since_s):
+        if self._now() - age_s >= self._standing(place).since_s:
             self._seen.setdefault(place, Counter()).update(kinds)
             if self._adding is None or self._adding.done():
                 self._adding = asyncio.create_task(self._add_soon())
@@ -158,9 +154,7 @@ class Health:
         """Move every standing that the samples of all processes want moved."""
         moves: dict[Place, Standing] = {}
         for one in await self._store.evidence(self._policy):
-            # A provider as a whole falls by breakers only: one bad country must not take the others with it.
-            falls_by: frozenset[Cause] = frozenset() if one.place.country == WHOLE else MEASURED
-            new = judge(one.standing, one.samples, 0.0, self._policy, falls_by)
+            new = judge(one.standing, one.samples, 0.0, self._policy)
             if new != one.standing:
                 moves[one.place] = new
             if new.condition is not one.standing.condition:
@@ -178,9 +172,9 @@ class Health:
         One that is probed goes first where it is its turn, and where the message has somewhere else to go. What is
         closed to the message, because it refused it or may have it, is no probe, nor somewhere to go.
         """
-        if self._all_healthy and not message.tried and all(gate.probe_at_s is None for gate in self._gates.values()):
-            return Order(list(route.providers), frozenset())
         now_s = self._now()
+        if self._all_healthy and not message.tried and all(self._own(name, now_s) == 1 for name in route.providers):
+            return Order(list(route.providers), frozenset())
         places = {name: Place(name, message.country, message.traffic.value) for name in route.providers}
         shares = {name: self._share(place, now_s) for name, place in places.items()}
         lot = draw(message.id)
@@ -196,30 +190,32 @@ class Health:
         return Order(ranked, frozenset(name for name in back if self._only_slow(places[name])))
 
     def _share(self, place: Place, now_s: float) -> float:
-        gate = self._gates.get(place.provider)
-        if gate is not None and gate.probe_at_s is not None:
-            return 0.0
-        return share_of(self._standings, place, now_s, self._policy)
+        return min(self._own(place.provider, now_s), share_of(self._standings, place, now_s, self._policy))
+
+    def _own(self, provider: str, now_s: float) -> float:
+        """The share that this process's own breaker lets a provider have: none while open, a growing one after that.
+
+        All processes see a dead provider die, so all let their traffic drift back, whatever the standings say.
+        """
+        gate = self._gates.get(provider)
+        if gate is None:
+            return 1.0
+        return 0.0 if gate.probe_at_s is not None else ramp(now_s - gate.closed_at_s, self._policy)
 
     def _only_slow(self, place: Place) -> bool:
-        own, gate = self._standing(place), self._gates.get(place.provider)
-        return (
-            own.cause is Cause.SLOW
-            and self._standing(place.whole).condition is Condition.HEALTHY
-            and (gate is None or gate.probe_at_s is None)
-        )
+        gate = self._gates.get(place.provider)
+        return self._standing(place).cause is Cause.SLOW and (gate is None or gate.probe_at_s is None)
 
     def _probes(self, place: Place, now_s: float, *, otp: bool) -> bool:
-        """Take a turn as a probe, if there is one: of the place, of its provider as a whole, or of both."""
-        gate = self._gates.get(place.provider)
-        breaker_at_s = None if gate is None else gate.probe_at_s
-        due_s = {} if breaker_at_s is None else {place.whole: breaker_at_s}
-        for one in (place, place.whole):
-            standing = self._standing(one)
-            if standing.condition is Condition.FAILING:
-                return False
-            if standing.condition is Condition.PROBING:
-                due_s[one] = max(due_s.get(one, 0.0), standing.since_s)
+        """Take a turn as a probe, if there is one: of the place, of its provider's breaker, or of both."""
+        gate, standing = self._gates.get(place.provider), self._standing(place)
+        if standing.condition is Condition.FAILING:
+            return False
+        due_s: dict[Place | str, float] = {}
+        if standing.condition is Condition.PROBING:
+            due_s[place] = standing.since_s
+        if gate is not None and gate.probe_at_s is not None:
+            due_s[place.provider] = gate.probe_at_s
         patience_s = OTP_PROBES_AFTER_S if otp else 0.0
         if any(now_s < max(at_s, self._probe_at_s.get(one, 0.0)) + patience_s for one, at_s in due_s.items()):
             return False

@@ -60,7 +60,7 @@ class HealthStore:
         """Every place that has moved or been called lately, with its newest samples: as many as `policy` judges by."""
         return [
             Evidence(_place(row), _standing(row), row["since"], Samples(*list(row.values())[-6:]))
-            for row in await self._database.fetch(_SQL["evidence"], policy.min_samples, policy.probes)
+            for row in await self._database.fetch(_SQL["evidence"], policy.min_samples)
         ]
 
     async def shared_evidence(self, policy: StandingPolicy) -> list[Evidence]:

@@ -69,7 +69,7 @@ async def one_failover(folder: Path, seed: int) -> int:
     cluster = await make_cluster(folder / "cluster")
     (folder / "stage").mkdir()
     async with a_theatre(folder / "stage", cluster, config=FAILOVER_CONFIG) as theatre:
-        result = await failover(theatre, seed, rate=200, back_s=40)
+        result = await failover(theatre, seed, rate=200, watch_s=45)
     for line in (*result.lines(), *result.report.findings.lines()):
         say(line)
     return 0 if result.report.clean and not result.strays else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ FAILOVER_CONFIG: Final = edited(
     ("hlr: required", "hlr: 'off'"),
     ("timeout_s: 2, cost", "timeout_s: 10, cost"),
     ("lease_s: 3", "lease_s: 15"),
+    ("receipt_wait_hours: 0.001", "receipt_wait_hours: 0.1"),
 )
 """Without look-ups, which would go to the primary too; and patient, for a busy machine is no fault of a provider."""
 
 _HEALTHY_S: Final = 3.0
 _DEAD_S: Final = 6.0
+_BACK_WITHIN_S: Final = 60.0
+"""A breaker's longest pause (`BreakerPolicy.open_cap_s`)."""
 _TRIED_WITHIN: Final = timedelta(seconds=1)
 
 
@@ -31,10 +35,10 @@ _TRIED_WITHIN: Final = timedelta(seconds=1)
 class Failover:
     """`shares`: for each second since the kill (negative: before), sends accepted by the primary and the fallback.
 
-    Of the messages that were accepted from the second second after the kill until a second before the return:
-    `carried` went out through the fallback, `strays` were tried before the return and did not, `late` were not tried
-    before the return, so they waited for longer than that second.
-    `back_s`: when the primary was back.
+    Of the messages that were accepted from the second second after the kill until a second before the primary starts
+    again: `carried` went out through the fallback, `strays` were tried before that start and did not, `late` were not
+    tried before it, so they waited for longer than that second.
+    `back_s`: when the primary was ready again. The shares end with the load.
     """
 
     report: Report
@@ -54,8 +58,11 @@ class Failover:
         ]
 
 
-async def failover(theatre: Theatre, seed: int, rate: float, back_s: float = 9.0) -> Failover:
-    """Kill the primary under `rate` messages a second, start it again 6 s later, look on for `back_s` more."""
+async def failover(theatre: Theatre, seed: int, rate: float, watch_s: float) -> Failover:
+    """Kill the primary under `rate` messages a second, start it again 6 s later, look on while it gets traffic again.
+
+    `watch_s`: for how long from its first message on.
+    """
     stage = theatre.stage
     times: list[datetime] = []
 
@@ -67,15 +74,23 @@ async def failover(theatre: Theatre, seed: int, rate: float, back_s: float = 9.0
         await asyncio.sleep(_DEAD_S)
         times.append(datetime.now(UTC))
         await stage.primary.start()
+        times.append(datetime.now(UTC))
+        before, deadline_s = len(stage.primary.ledger()), time.monotonic() + _BACK_WITHIN_S
+        while len(stage.primary.ledger()) == before and time.monotonic() < deadline_s:  # noqa: ASYNC110 - a file
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(watch_s)
+        times.append(datetime.now(UTC))
 
-    report = await play(theatre, seed, plot, rate=rate, load_s=_HEALTHY_S + _DEAD_S + back_s)
-    killed_at, back_at = times
+    report = await play(theatre, seed, plot, rate=rate, load_s=None)
+    killed_at, started_at, back_at, ended_at = times
     counts = {
-        provider.name: Counter((send.at - killed_at) // timedelta(seconds=1) for send in provider.ledger())
+        provider.name: Counter(
+            (send.at - killed_at) // timedelta(seconds=1) for send in provider.ledger() if send.at < ended_at
+        )
         for provider in stage.providers
     }
     seconds = sorted(counts["primary"].keys() | counts["fallback"].keys())
-    verdicts = await _verdicts(stage, killed_at + timedelta(seconds=1), back_at)
+    verdicts = await _verdicts(stage, killed_at + timedelta(seconds=1), started_at)
     return Failover(
         report,
         {second: (counts["primary"][second], counts["fallback"][second]) for second in seconds},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -123,18 +124,20 @@ async def play(
     plot: Plot,
     *,
     rate: float = RATE,
-    load_s: float = LOAD_S,
+    load_s: float | None = LOAD_S,
     drained_within_s: float = _DRAINED_WITHIN_S,
 ) -> Report:
-    """One round."""
+    """One round. `load_s` None: the clients send until the plot is over."""
     stage = theatre.stage
     scene = Scene(stage, theatre.sick, chance(seed))
     callbacks = [None, f"{stage.listener.url}/hook", f"{theatre.sick.url}/hook", f"{theatre.gone.url}/hook"]
     began_at = await _now(stage)
     async with Clients(stage, seed, rate, callbacks) as clients:
         async with asyncio.TaskGroup() as group:
-            group.create_task(clients.run(load_s))
-            group.create_task(plot(scene))
+            load = group.create_task(clients.run(math.inf if load_s is None else load_s))
+            await plot(scene)
+            if load_s is None:
+                load.cancel()
         died = [f"{command.name} ended by itself" for command in stage.commands if command.died]
         await recover(stage)
         healthy_at = await _now(stage)

@@ -70,19 +70,18 @@ async def test_what_brings_broken_promises_to_light_does_no_harm_to_kept_ones(
     assert report.findings.broken() == [], theatre.stage.logs()
 
 
-async def test_a_killed_primary_is_replaced_at_once_and_does_not_jump_back(
+async def test_a_killed_primary_is_replaced_at_once_and_comes_back(
     cluster: Path, tmp_path: Path, in_time: InTime
 ) -> None:
     async with in_time(tmp_path), a_theatre(tmp_path, cluster, config=FAILOVER_CONFIG) as theatre:
-        result = await failover(theatre, seed=1, rate=200, back_s=12)
+        result = await failover(theatre, seed=1, rate=200, watch_s=5)
 
     print(*result.lines(), sep="\n")  # noqa: T201 - the figures, with `pytest -s`
     assert result.report.findings.lines() == [], theatre.stage.logs()
     assert result.strays == 0
     assert result.carried > 0
     assert result.late <= 0.05 * result.carried
-    back = {second: share for second, share in result.shares.items() if second > result.back_s}
-    # Its return takes longer than this test may: `scripts/chaos --failover` and the simulation of health look at that.
-    # In the first seconds most still goes elsewhere. (What comes when the load is over is of the drain.)
-    jumps = [second for second, (one, other) in back.items() if second < result.back_s + 11 and one > other + 20]
-    assert jumps == []
+    back = {second: share for second, share in result.shares.items() if second >= result.back_s}
+    assert any(one for one, _ in back.values()), "the primary gets traffic again"
+    jumps = [second for second, (one, other) in back.items() if one > other + 20]
+    assert jumps == [], "at first most still goes elsewhere"

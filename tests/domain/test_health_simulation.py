@@ -12,9 +12,8 @@ from itertools import pairwise
 import pytest
 
 from service.domain.health import (
-    MEASURED,
-    WHOLE,
     Breaker,
+    BreakerPolicy,
     BreakerState,
     Cause,
     Condition,
@@ -23,6 +22,7 @@ from service.domain.health import (
     Standing,
     StandingPolicy,
     judge,
+    ramp,
     share,
 )
 from service.domain.routing import rank
@@ -31,7 +31,6 @@ POLICY = StandingPolicy()
 PROVIDERS = ("primary", "fallback")
 MINUTE, HOUR = 60.0, 3600.0
 BUCKET_S, WINDOW_S = 5.0, 300.0
-BACK = (Condition.FAILING, Condition.PROBING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class Simulation:
 
     def run(self, until_s: float) -> None:
         chance = random.Random(7)  # noqa: S311 - a simulation, no secret
-        buckets: dict[Place, dict[float, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0] * 6))
+        buckets: dict[Place, dict[float, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0] * 5))
         breakers = [{name: Breaker() for name in PROVIDERS} for _ in range(2)]
         probed_s: dict[tuple[int, str], float] = {}
         receipts: list[tuple[float, float, Place, bool]] = []
@@ -80,7 +79,7 @@ class Simulation:
             self.now_s += 1 / self.per_s
             while receipts and receipts[0][0] <= self.now_s:
                 _, began_s, place, delivered = heapq.heappop(receipts)
-                self._count(buckets, place, began_s, (0, 0, 0, int(delivered), int(not delivered), 0))
+                self._count(buckets, place, began_s, (0, 0, 0, int(delivered), int(not delivered)))
             if self.now_s >= next_judgement_s:
                 self._judge(buckets)
                 next_judgement_s = self.now_s + 2
@@ -95,8 +94,8 @@ class Simulation:
                 answer = getattr(self, name)(self.now_s, country, chance.random())
                 if process == 0 and name == "primary" and self.sick(self.now_s):
                     answer = Answer(works=False)
-                opened = breaker.end(breaker.begin(), answer.works, self.now_s)
-                seen = (1, int(not answer.works), int(answer.works and answer.slow), 0, 0, int(opened))
+                breaker.end(breaker.begin(), answer.works, self.now_s)
+                seen = (1, int(not answer.works), int(answer.works and answer.slow), 0, 0)
                 self._count(buckets, place, self.now_s, seen)
                 if answer.works:
                     heapq.heappush(receipts, (self.now_s + self.receipt_s, self.now_s, place, answer.delivers))
@@ -115,13 +114,12 @@ class Simulation:
         """What pipeline/health.py does: a share for each provider, and now and then a message as a probe."""
         shares, due = {}, []
         for name in PROVIDERS:
-            place = Place(name, country, "otp")
-            both = [self.standing(place), self.standing(place.whole)]
-            shares[name] = min(share(each, self.now_s, POLICY) for each in both)
-            if breakers[name].state(self.now_s) is not BreakerState.CLOSED:
-                shares[name] = 0.0
-            rested = self.now_s >= probed_s.get((process, name), 0) + 1 and breakers[name].wait_s(self.now_s) == 0
-            if shares[name] == 0 and rested and all(each.condition is not Condition.FAILING for each in both):
+            breaker, standing = breakers[name], self.standing(Place(name, country, "otp"))
+            closed = breaker.state(self.now_s) is BreakerState.CLOSED
+            own = ramp(self.now_s - breaker.closed_at_s, POLICY) if closed else 0.0
+            shares[name] = min(own, share(standing, self.now_s, POLICY))
+            rested = self.now_s >= probed_s.get((process, name), 0) + 1 and breaker.wait_s(self.now_s) == 0
+            if shares[name] == 0 and rested and standing.condition is not Condition.FAILING:
                 due.append(name)
         ranked = rank(PROVIDERS, lot, shares)
         if due and lot < shares[ranked[0]]:
@@ -139,27 +137,18 @@ class Simulation:
         began_s: float,
         seen: tuple[int, ...],
     ) -> None:
-        if began_s >= max(self.standing(place).since_s, self.standing(place.whole).since_s):
+        if began_s >= self.standing(place).since_s:
             bucket = buckets[place][self.now_s // BUCKET_S * BUCKET_S]
-            for column in range(6):
+            for column in range(5):
                 bucket[column] += seen[column]
 
     def _judge(self, buckets: dict[Place, dict[float, list[int]]]) -> None:
         """What storage/queries/health.sql adds up, added up here."""
-        wholes: dict[Place, dict[float, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0] * 6))
-        for place, of_place in buckets.items():
-            stands_back = self.standing(place).condition in BACK
-            for at_s, seen in of_place.items():
-                whole = wholes[place.whole][at_s]
-                for column in (5,) if stands_back else range(6):
-                    whole[column] += seen[column]
-        for place in {*buckets, *wholes, *self.standings}:
-            old, of_place = self.standing(place), (wholes if place.country == WHOLE else buckets)[place]
+        for place in {*buckets, *self.standings}:
+            old = self.standing(place)
             on_trial = old.condition in {Condition.PROBING, Condition.RECOVERING}
             floor_s = old.since_s if on_trial else max(old.since_s, self.now_s - WINDOW_S)
-            whole_place = place.country == WHOLE
-            samples = _of_whole(of_place, floor_s) if whole_place else _newest(of_place, floor_s)
-            new = judge(old, samples, self.now_s, POLICY, frozenset() if whole_place else MEASURED)
+            new = judge(old, _newest(buckets[place], floor_s), self.now_s, POLICY)
             if new.condition is not old.condition:
                 self.moves.append((self.now_s, place, new.condition))
             self.standings[place] = new
@@ -181,28 +170,14 @@ class Simulation:
         return asked.count("primary") / len(asked)
 
 
-def _newest(of_place: dict[float, list[int]], floor_s: float) -> Samples:
-    sums = [0] * 6
-    for seen in _backwards(of_place, floor_s):
-        calls_count, receipts_count = sums[0] < POLICY.min_samples, sums[3] + sums[4] < POLICY.min_samples
-        for column, counts in enumerate([calls_count] * 3 + [receipts_count] * 2):
-            sums[column] += seen[column] if counts else 0
+def _newest(buckets: dict[float, list[int]], floor_s: float) -> Samples:
+    sums = [0] * 5
+    for at_s in sorted(buckets, reverse=True):
+        if at_s + BUCKET_S > floor_s:
+            calls_count, receipts_count = sums[0] < POLICY.min_samples, sums[3] + sums[4] < POLICY.min_samples
+            for column, counts in enumerate([calls_count] * 3 + [receipts_count] * 2):
+                sums[column] += buckets[at_s][column] if counts else 0
     return Samples(*sums)
-
-
-def _of_whole(buckets: dict[float, list[int]], floor_s: float) -> Samples:
-    """The newest calls; of a bucket that holds more, its part."""
-    calls, failures, openings = 0, 0.0, 0
-    for seen in _backwards(buckets, floor_s):
-        wanted = POLICY.probes - calls
-        if wanted:
-            part = min(1.0, wanted / seen[0]) if seen[0] else 1.0
-            calls, failures, openings = calls + min(wanted, seen[0]), failures + seen[1] * part, openings + seen[5]
-    return Samples(calls=calls, failures=round(failures), openings=openings)
-
-
-def _backwards(buckets: dict[float, list[int]], floor_s: float) -> list[list[int]]:
-    return [buckets[at_s] for at_s in sorted(buckets, reverse=True) if at_s + BUCKET_S > floor_s]
 
 
 PRIMARY = Place("primary", "US", "otp")
@@ -234,16 +209,14 @@ def test_a_dead_provider_is_left_at_once_and_after_its_return_its_traffic_drifts
     noticed = dead[0] + 10 / per_s + 2
     assert simulation.part(0, dead[0]) == 1
     assert simulation.part(noticed, dead[1]) <= 0.02 + 0.1 / per_s, "but for probes"
-    assert len(simulation.falls(PRIMARY.whole)) <= 8
     assert all(at_s < dead[1] + 2 for at_s in simulation.falls()), "no oscillation after its return"
-    [back_s] = [at_s for at_s, place, to in simulation.moves if place == PRIMARY.whole and to is Condition.RECOVERING]
-    assert back_s < dead[1] + 12 * MINUTE
-    healthy_s = max(at_s for at_s, _, to in simulation.moves if to is Condition.HEALTHY)
+    back_s = min(at_s for at_s, _, name in simulation.first if name == "primary" and at_s >= dead[1])
+    assert back_s <= dead[1] + POLICY.hold_cap_s + BreakerPolicy().open_cap_s + 10 / per_s
     if per_s >= 4:
         parts = [simulation.part(back_s + 10 * step, back_s + 10 * step + 10) for step in range(7)]
         assert parts[0] < 0.4
         assert all(later > earlier - 0.15 for earlier, later in pairwise(parts)), parts
-    assert simulation.part(healthy_s, end_s) == 1
+    assert simulation.part(dead[1] + 15 * MINUTE, end_s) == 1
 
 
 @pytest.mark.parametrize("per_s", [2.0, 20.0])
@@ -256,13 +229,12 @@ def test_a_process_that_cannot_reach_a_provider_does_not_take_it_from_the_other(
     assert simulation.part(15 * MINUTE, 60 * MINUTE) == pytest.approx(0.5, abs=0.05), "all that the other one sends"
 
 
-def test_a_flapping_provider_is_left_alone_for_longer_and_longer() -> None:
+def test_a_flapping_provider_is_left_alone_most_of_the_time() -> None:
     """Up and down every 90 s for four hours is 160 changes."""
     simulation = Simulation(primary=lambda at_s, *_: Answer(works=at_s % 180 < 90))
     simulation.run(4 * HOUR)
     assert simulation.lost == 0
-    falls = simulation.falls(PRIMARY.whole)
-    assert 2 <= len(falls) <= 7 + 4 * HOUR / POLICY.hold_cap_s
+    assert len(simulation.falls()) <= 7 + 4 * HOUR / POLICY.hold_cap_s
     assert simulation.part(2 * HOUR, 4 * HOUR) < 0.2
 
 
@@ -273,11 +245,8 @@ def test_slow_decay_is_found_where_half_of_it_fails_and_recovery_ends_it() -> No
 
     simulation = Simulation(primary=decaying, per_s=2.0)
     simulation.run(4 * HOUR + 20 * MINUTE)
-    falls = simulation.falls(PRIMARY.whole) + simulation.falls(PRIMARY)
-    assert min(falls) > 0.3 * HOUR
-    assert min(falls) < 1.2 * HOUR
-    for place in (PRIMARY, PRIMARY.whole):
-        assert len(simulation.falls(place)) <= 7 + simulation.now_s / POLICY.hold_cap_s
+    assert 0.3 * HOUR < simulation.falls()[0] < 1.2 * HOUR
+    assert len(simulation.falls()) <= 7 + simulation.now_s / POLICY.hold_cap_s
     assert simulation.lost == 0
     assert simulation.part(1.2 * HOUR, 2.8 * HOUR) < 0.1
     assert simulation.part(4 * HOUR + 15 * MINUTE, 5 * HOUR) == 1
@@ -295,7 +264,6 @@ def test_a_country_that_fails_does_not_take_the_others_with_it() -> None:
         assert simulation.falls(Place("primary", country, "otp")) == []
         assert simulation.part(15 * MINUTE, 2 * HOUR, country) > 0.97
     assert simulation.part(11 * MINUTE, 2 * HOUR, "GB") < 0.05
-    assert len(simulation.falls(PRIMARY.whole)) <= 2
 
 
 @pytest.mark.parametrize("per_s", [0.2, 4.0])
@@ -305,7 +273,6 @@ def test_a_provider_that_accepts_and_then_fails_by_receipt_is_found_and_found_we
     simulation.run(70 * MINUTE)
     assert bad[0] < simulation.falls(PRIMARY)[0] < bad[0] + simulation.receipt_s + 15 + 40 / per_s
     assert simulation.standing(PRIMARY).cause is None
-    assert simulation.falls(PRIMARY.whole) == []
     assert len(simulation.falls(PRIMARY)) <= 12
     assert simulation.part(bad[0] + 4 * MINUTE, bad[1]) < (0.1 if per_s > 1 else 0.3)
     assert simulation.part(65 * MINUTE, 70 * MINUTE) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from uuid import UUID
 
@@ -88,8 +88,7 @@ async def test_every_call_is_counted_by_what_it_says_of_its_provider(
     world = await make_world(WITHOUT_KEY)
     world.http.always("primary", answer)
     await world.send()
-    found = await seen(world)
-    assert (found[PRIMARY], found[PRIMARY.whole]) == (samples, samples)
+    assert (await seen(world))[PRIMARY] == samples
 
 
 async def test_a_call_that_took_more_than_half_of_its_time_is_slow(make_world: MakeWorld) -> None:
@@ -181,44 +180,78 @@ async def test_a_provider_that_accepts_and_then_fails_by_receipt_is_left(world: 
     assert world.http.called() == ["fallback"]
 
 
-async def test_after_a_breaker_opened_every_worker_lets_the_traffic_drift_back(make_world: MakeWorld) -> None:
-    """The second worker never saw a failure."""
-    world, other = await make_world(), await make_world()
+async def fail(world: World) -> None:
+    """The primary fails until its breaker opens, and is well again."""
     world.http.always("primary", Unavailable("down"))
     for _ in range(5):
         await world.send()
     world.http.always("primary", Accepted("p"))
-    await judged(world)
-    await health(other).sync()
-    await other.send()
-    assert other.http.called() == ["fallback"]
+    world.http.calls.clear()
 
-    await judged(world, 11.0)
-    assert (await conditions(world))[PRIMARY.whole] is Condition.PROBING
-    await judged(world, 6.0)
-    for _ in range(10):
-        world.ahead_s += 1.1
-        await world.send()
-    assert world.http.called()[-10:] == ["primary"] * 10, "each of them a probe"
-    await judged(world)
-    assert (await conditions(world))[PRIMARY.whole] is Condition.RECOVERING
 
-    await other.accept()
-    [one] = await other.queue.claim(Traffic.TRANSACTIONAL, other.lease.worker_id, {}, 1)
+async def first_of_a_hundred(world: World) -> set[int]:
+    """Of a hundred messages with all lots between them, those that try the primary first."""
+    await world.accept()
+    [one] = await world.queue.claim(Traffic.TRANSACTIONAL, world.lease.worker_id, {}, 1)
+    [route] = routes_of(world.runtime.config)
     messages = [replace(one, id=UUID(int=number * (1 << 32) // 100)) for number in range(100)]
-    [route] = routes_of(other.runtime.config)
+    firsts = [health(world).order(message, route).providers[0] for message in messages]
+    return {number for number, name in enumerate(firsts) if name == "primary"}
+
+
+async def drift(world: World, pass_s: Callable[[float], Awaitable[None]]) -> None:
+    """The traffic comes back from now on in a minute."""
     parts, tried = [], set[int]()
-    for age_s in (0, 15, 15, 15, 14):
-        await judged(world, age_s)
-        await health(other).sync()
-        first = [health(other).order(message, route).providers[0] for message in messages]
-        now = {number for number, name in enumerate(first) if name == "primary"}
+    for age_s in (0, 15, 15, 15, 14, 1):
+        await pass_s(age_s)
+        now = await first_of_a_hundred(world)
         assert tried <= now, "no message swings"
         tried = now
         parts.append(len(now))
-    assert parts == pytest.approx([10, 32, 55, 77, 98], abs=12)
-    await judged(world, 3)
-    assert (await conditions(world))[PRIMARY.whole] is Condition.HEALTHY
+    assert parts == pytest.approx([10, 32, 55, 77, 98, 100], abs=3)
+
+
+async def test_after_its_breaker_closed_a_process_lets_the_traffic_drift_back(world: World) -> None:
+    await fail(world)
+    assert await first_of_a_hundred(world) == set()
+    world.ahead_s += 5.1
+    await world.send()
+    assert world.http.called() == ["primary"], "the probe"
+
+    async def pass_s(seconds: float) -> None:
+        world.ahead_s += seconds
+
+    await drift(world, pass_s)
+
+
+async def test_a_process_that_cannot_reach_a_provider_takes_it_from_nobody_else(make_world: MakeWorld) -> None:
+    sick, other = await make_world(), await make_world()
+    await fail(sick)
+    for _ in range(20):
+        await other.send()
+    await judged(sick)
+    await health(other).sync()
+    assert (await seen(other))[PRIMARY] == Samples(calls=25, failures=5, openings=1)
+    assert len(await first_of_a_hundred(other)) == 100
+
+
+async def test_a_place_that_was_probed_well_gets_its_traffic_back_slowly(make_world: MakeWorld) -> None:
+    """And so in a worker that never called it."""
+    world, other = await make_world(), await make_world()
+    await stand(world, PRIMARY, Condition.PROBING, Cause.SLOW)
+    for _ in range(10):
+        world.ahead_s += 1.1
+        await world.send()
+    assert world.http.called() == ["primary"] * 10, "each of them a probe"
+    await judged(world)
+    assert (await conditions(world))[PRIMARY] is Condition.RECOVERING
+
+    async def pass_s(seconds: float) -> None:
+        await judged(world, seconds)
+        await health(other).sync()
+
+    await drift(other, pass_s)
+    assert (await conditions(world))[PRIMARY] is Condition.HEALTHY
 
 
 async def test_a_provider_that_failed_a_message_is_not_the_first_that_is_asked_again(world: World) -> None:
@@ -248,9 +281,8 @@ async def test_one_message_a_second_is_a_probe(world: World) -> None:
     assert world.http.called() == ["primary", "fallback", "fallback", "primary"]
 
 
-@pytest.mark.parametrize("place", [PRIMARY.whole, PRIMARY._replace(traffic="otp")])
-async def test_an_otp_is_a_probe_only_where_nobody_else_has_been_for_ten_seconds(world: World, place: Place) -> None:
-    await stand(world, place, Condition.PROBING, Cause.BREAKER_OPENED, ago_s=8)
+async def test_an_otp_is_a_probe_only_where_nobody_else_has_been_for_ten_seconds(world: World) -> None:
+    await stand(world, PRIMARY._replace(traffic="otp"), Condition.PROBING, Cause.SLOW, ago_s=8)
     await world.send("otp")
     world.ahead_s += 2.1
     await world.send("otp")
@@ -258,15 +290,21 @@ async def test_an_otp_is_a_probe_only_where_nobody_else_has_been_for_ten_seconds
     assert world.http.called() == ["fallback", "primary", "fallback"]
 
 
-async def test_an_otp_does_not_probe_a_breaker_while_another_provider_works(world: World) -> None:
-    world.http.always("primary", Unavailable("down"))
-    for _ in range(5):
-        await world.send()
-    world.http.always("primary", Accepted("p"))
-    world.http.calls.clear()
+async def test_an_otp_probes_a_breaker_only_where_nobody_else_has_for_ten_seconds(world: World) -> None:
+    await fail(world)
+    world.ahead_s += 14.9
+    await world.send("otp")
+    world.ahead_s += 0.2
+    await world.send("otp")
+    assert world.http.called() == ["fallback", "primary"]
+
+
+async def test_an_otp_does_not_probe_a_breaker_while_another_message_can(world: World) -> None:
+    await fail(world)
     world.ahead_s += 5.1
     await world.send("otp")
     await world.send("marketing")
+    world.ahead_s += 60
     await world.send("otp")
     assert world.http.called() == ["fallback", "primary", "primary"]
 
@@ -308,9 +346,10 @@ async def test_a_worker_that_stops_gives_its_lease_back_before_it_shares_its_las
     assert alive[-1] == [world.lease.worker_id], "only the one of this test"
 
 
-async def test_no_probe_goes_to_a_place_that_is_still_held_back(world: World) -> None:
-    await stand(world, PRIMARY, Condition.PROBING, Cause.SLOW)
-    await stand(world, PRIMARY.whole, Condition.FAILING, Cause.BREAKER_OPENED)
+async def test_no_probe_of_a_breaker_goes_to_a_place_that_is_still_held_back(world: World) -> None:
+    await fail(world)
+    await stand(world, PRIMARY, Condition.FAILING, Cause.SUBMIT_ERRORS)
+    world.ahead_s += 5.1
     await world.send()
     assert world.http.called() == ["fallback"]
 

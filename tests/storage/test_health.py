@@ -30,13 +30,12 @@ async def pass_time(store: Store, seconds: float) -> None:
     )
 
 
-async def test_what_processes_count_is_added_up_and_a_provider_is_the_sum_of_its_places(health: HealthStore) -> None:
+async def test_what_processes_count_is_added_up(health: HealthStore) -> None:
     await health.add({US: Samples(calls=3, failures=1, openings=1), GB: Samples(calls=2, slow=1)})
     await health.add({US: Samples(calls=4, delivered=5, undelivered=6)})
     assert await seen(health) == {
-        US: Samples(calls=7, failures=1, delivered=5, undelivered=6),
+        US: Samples(calls=7, failures=1, delivered=5, undelivered=6, openings=1),
         GB: Samples(calls=2, slow=1),
-        US.whole: Samples(calls=9, failures=1, slow=1, delivered=5, undelivered=6, openings=1),
     }
 
 
@@ -59,49 +58,26 @@ async def test_a_standing_on_trial_is_judged_by_all_since_it_began_and_by_nothin
 ) -> None:
     await health.add({US: Samples(calls=5, failures=5)})
     await pass_time(store, 2400)
-    await health.move({US: FALLEN, GB: FALLEN, US.whole: Standing(Condition.PROBING, 0.0, Cause.BREAKER_OPENED, 1)})
-    await health.add({US: Samples(calls=7), GB: Samples(calls=1, openings=1)})
+    await health.move({US: FALLEN})
+    await health.add({US: Samples(calls=7)})
     await store.database.execute("UPDATE health_standings SET since = now() - interval '30 minutes'")
     await pass_time(store, 600)
     assert (await seen(health))[US] == Samples(), "a fallen place is not on trial"
-    assert (await seen(health))[US.whole] == Samples(openings=1), "those who stand back do not speak for the provider"
     await health.move({US: Standing(Condition.RECOVERING, 0.0, Cause.SLOW, 1)})
     await store.database.execute("UPDATE health_standings SET since = now() - interval '30 minutes'")
     assert (await seen(health))[US] == Samples(calls=7)
-    assert (await seen(health))[US.whole] == Samples(calls=7, openings=1)
-
-
-async def test_a_provider_as_a_whole_is_judged_by_its_newest_ten_calls(health: HealthStore, store: Store) -> None:
-    """What other processes sent before their breakers opened too would outvote a dead provider."""
-    await health.add({US: Samples(calls=90, openings=1), GB: Samples(calls=10, failures=10, delivered=7)})
-    assert (await seen(health))[US.whole] == Samples(calls=10, failures=1, delivered=7, openings=1)
-    await pass_time(store, 20)
-    await health.add({US: Samples(calls=6, failures=6, openings=2)})
-    assert (await seen(health))[US.whole] == Samples(calls=10, failures=6, delivered=7, openings=3)
-    await health.add({US: Samples(calls=4, failures=1, openings=2)})
-    assert (await seen(health))[US.whole] == Samples(calls=10, failures=7, delivered=7, openings=4), "no older opening"
 
 
 async def test_the_bucket_in_which_a_standing_began_counts_for_it(health: HealthStore, store: Store) -> None:
     await health.add({US: Samples(calls=3)})
-    await health.move(dict.fromkeys([US, US.whole], Standing(Condition.RECOVERING, 0.0, Cause.SLOW, 1)))
+    await health.move({US: Standing(Condition.RECOVERING, 0.0, Cause.SLOW, 1)})
     for began_s, calls in [(0.0, 3), (4.9, 3), (5.0, 0)]:
         await store.database.execute(
             "UPDATE health_standings"
             " SET since = (SELECT max(bucket_at) FROM health_samples) + make_interval(secs => $1)",
             began_s,
         )
-        found = await seen(health)
-        assert [found[place].calls for place in (US, US.whole)] == [calls] * 2, began_s
-
-
-async def test_a_provider_on_a_long_trial_is_judged_by_its_quiet_places(health: HealthStore, store: Store) -> None:
-    await health.add({US: Samples(calls=3)})
-    await pass_time(store, 600)
-    await health.move({US.whole: Standing(Condition.PROBING, 0.0, Cause.BREAKER_OPENED, 1)})
-    assert await seen(health) == {US.whole: Samples()}
-    await store.database.execute("UPDATE health_standings SET since = now() - interval '15 minutes'")
-    assert (await seen(health))[US.whole] == Samples(calls=3)
+        assert (await seen(health))[US].calls == calls, began_s
 
 
 async def test_what_a_newer_version_stored_and_nobody_knows_here_is_healthy_or_no_cause(
@@ -152,7 +128,7 @@ async def test_who_asks_often_gets_one_answer_for_a_second(store: Store) -> None
     await asyncio.sleep(0)
     database.go.set()
     answers = await asyncio.gather(*asking)
-    assert [one.place for one in answers[0]] == [US.whole, US]
+    assert [one.place for one in answers[0]] == [US]
     assert answers == [answers[0]] * 4
     assert database.asked == 1, "they wait for the same"
 

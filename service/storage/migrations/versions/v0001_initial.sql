@@ -286,8 +286,8 @@ CREATE TABLE text_purges (
     ended_before timestamptz NOT NULL
 );
 
--- What calls and receipts say of the providers, in buckets of 5 s, and where each stands by it. '*' as country and traffic: the
--- provider as a whole. What a crash loses here is learnt again in seconds, so it is not written to WAL.
+-- What calls and receipts say of the providers, in buckets of 5 s, and where each stands by it. What a crash loses here is
+-- learnt again in seconds, so it is not written to WAL.
 CREATE UNLOGGED TABLE health_samples (
     provider    text NOT NULL,
     country     text NOT NULL,
