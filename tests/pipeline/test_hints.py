@@ -35,7 +35,10 @@ def process(runtime: Runtime, dsn: str) -> Runtime:
 
 
 async def until_listening(runtime: Runtime, number: int = 1) -> None:
-    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+    count = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'"  # the statement is over
+    )
     async with asyncio.timeout(10):
         while True:  # the server tells nobody when a session begins to listen
             found = await runtime.database.fetchrow(count)
