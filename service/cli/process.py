@@ -18,6 +18,7 @@ from uvicorn.loops.auto import auto_loop_factory
 from service.errors import ConfigurationError
 
 _HURRY_S = 1.0
+_ROUNDS_TO_READ = 10  # of the event loop; it needs four to take a connection, read its request and begin with it
 _KEEP_ALIVE_S = 75  # longer than the idle timeout of common load balancers, so that they close first
 
 
@@ -120,5 +121,8 @@ async def answering(app: ASGIApp, listener: socket.socket, drain_s: float) -> As
     try:
         yield
     finally:
+        # What has reached this machine counts as begun, but uvicorn closes connections that it has not read from yet.
+        for _ in range(_ROUNDS_TO_READ):
+            await asyncio.sleep(0)
         server.should_exit = True
         await serving
