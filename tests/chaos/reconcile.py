@@ -21,6 +21,13 @@ ENDED: Final = frozenset({"delivered", "undelivered", "failed", "cancelled"})
 _ENOUGH: Final = timedelta(seconds=20)
 """A message whose validity goes on for so long after everything is well again must go out."""
 
+_ATTEMPTS: Final = """
+SELECT a.*, (
+    SELECT min(received_at) FROM receipts WHERE attempt_id = a.id AND status IN ('delivered', 'undelivered', 'failed')
+) AS received_at
+FROM attempts AS a WHERE a.message_id = ANY ($1) ORDER BY a.started_at
+"""
+
 
 @dataclass(slots=True)
 class Findings:
@@ -65,7 +72,7 @@ async def gather(
         known = {row["id"] for row in await connection.fetch("SELECT id FROM messages")}
         messages = await connection.fetch("SELECT * FROM messages WHERE starts_with(reference, $1)", clients.prefix)
         ids = [message["id"] for message in messages]
-        attempts = await connection.fetch("SELECT * FROM attempts WHERE message_id = ANY ($1) ORDER BY started_at", ids)
+        attempts = await connection.fetch(_ATTEMPTS, ids)
         deliveries = await connection.fetch("SELECT * FROM webhook_deliveries WHERE message_id = ANY ($1)", ids)
         endpoints = await connection.fetch("SELECT * FROM webhook_endpoints")
     sends, strange = _sends(stage, known, began_at)
@@ -148,9 +155,12 @@ def _check_end(message: asyncpg.Record, evidence: Evidence, findings: Findings) 
         return
     sends = evidence.sends.get(message["id"], ())
     expected = behaviour_of(message["recipient"]).receipt
-    # While another provider may have it too, a bad receipt does not end it.
-    alone = expected == "delivered" or not any(a["open"] for a in evidence.attempts.get(message["id"], ()))
-    if expected is not None and status != expected and alone and any(send.receipt_taken for _, send in sends):
+    attempts = evidence.attempts.get(message["id"], ())
+    received_at = min((a["received_at"] for a in attempts if a["received_at"] is not None), default=None)
+    # While another provider may have it too, a bad receipt does not end it; nor does one that comes after the end.
+    in_time = received_at is None or received_at <= message["ended_at"]
+    counts = expected == "delivered" or (in_time and not any(a["open"] for a in attempts))
+    if expected is not None and status != expected and counts and any(send.receipt_taken for _, send in sends):
         findings.lost.append(f"{name} is {status} ({reason}): its receipt {expected} was taken, and came to nothing")
     if reason == "expired" and message["expires_at"] > evidence.healthy_at + _ENOUGH:
         findings.lost.append(f"{name} expired, although nothing stood in its way for {_ENOUGH}")
