@@ -276,8 +276,8 @@ class Health(_Section):
     min_samples: int = Field(default=40, ge=10, le=10_000)
     """How many of the newest calls (or receipts) decide, in each country and class of traffic."""
     hold_s: float = Field(default=10.0, ge=10, le=3_600, allow_inf_nan=False)
-    """How long it stands back at least; twice as long at each relapse, up to 5 minutes. Less than two buckets of samples
-    would count for the probes what was seen before."""
+    """How long it stands back at least; twice as long at each relapse, up to 5 minutes. With less than two buckets of
+    samples, its probes would be judged by what was seen before."""
     ramp_s: Seconds = 60.0
     """How long its share takes from a tenth to all, once probes have shown that it works."""
 

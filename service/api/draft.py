@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from service.api.models import BulkRequest, MessageFields, SendRequest
@@ -40,8 +40,7 @@ _SENDER: Final = FieldError("from", "sender_forbidden", "This client may not use
 _DUPLICATE: Final = FieldError("", "duplicate_recipient", "This number is in the list already, and is sent to once.")
 
 
-@dataclass(frozen=True, slots=True)
-class _Content:
+class _Content(NamedTuple):
     """Everything of a message but its recipient."""
 
     client_id: UUID
@@ -262,6 +261,6 @@ def _none_valid(draft: BulkDraft) -> Problem:
     errors = tuple(
         FieldError(f"recipients.{index}", result[1].code, result[1].detail)
         for index, result in enumerate(draft.results)
-        if isinstance(result, tuple)
+        if not isinstance(result, NewMessage)
     )
     return Problem(422, "no_valid_recipients", "Correct the numbers as `errors` says.", errors=errors)

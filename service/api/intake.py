@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.context import Api
 from service.api.headers import header
+from service.api.patience import at_once_or_by
 from service.api.problems import answer, answer_store_error, field_errors, invalid
 from service.errors import FieldError, Problem, StoreError
 from service.settings import Limits
@@ -68,17 +69,13 @@ async def read_body(request: Request, max_bytes: int, within_s: float = _BODY_WI
     declared = header(request.scope, b"content-length") or ""
     if declared.isdecimal() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
-    try:
-        async with asyncio.timeout(within_s):
-            return await _receive_all(request, max_bytes)
-    except TimeoutError:
-        raise _incomplete(f"The body did not come within {within_s:g} s. Send it at once.") from None
-
-
-async def _receive_all(request: Request, max_bytes: int) -> bytes:
+    ends_s = asyncio.get_running_loop().time() + within_s
     body, more = bytearray(), True
     while more:
-        message = await request.receive()
+        try:
+            message = await at_once_or_by(ends_s, request.receive())
+        except TimeoutError:
+            raise _incomplete(f"The body did not come within {within_s:g} s. Send it at once.") from None
         if message["type"] == "http.disconnect":
             raise _incomplete("The connection ended within the body. Send it whole.")
         body += message.get("body", b"")
@@ -121,7 +118,8 @@ async def read_json_body(request: Request, max_bytes: int) -> bytes:
     Raises:
         Problem: 415 by its type, 413 by its size.
     """
-    if _JSON_TYPE.fullmatch(header(request.scope, b"content-type") or "") is None:
+    given = header(request.scope, b"content-type") or ""
+    if given != "application/json" and _JSON_TYPE.fullmatch(given) is None:
         raise Problem(415, "not_json_type", "Send JSON with `Content-Type: application/json`.")
     return await read_body(request, max_bytes)
 

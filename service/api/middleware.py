@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
-import secrets
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client import Counter, Histogram
 from starlette.requests import Request
@@ -71,7 +71,7 @@ class Surround:
             return
         began_s = time.perf_counter()
         given = header(scope, b"x-request-id") or ""
-        request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{os.urandom(12).hex()}"
         logs.request_id.set(request_id)
         echo = (b"x-request-id", request_id.encode())
         status = 0
@@ -119,15 +119,13 @@ class Surround:
             self._seconds[route] = self._metrics.request_s.labels(route)
         counted.inc()
         self._seconds[route].observe(seconds)
-        line: dict[str, Any] = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        line = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
         if (client := scope.get("client_name")) is not None:
-            line["client"] = client
+            line["client"] = logs.scrub(client)
         if (problem := scope.get("problem")) is not None:
             line["problem"] = problem
             self._metrics.refused.labels(problem).inc()
-        if log.isEnabledFor(logging.INFO):
-            # What `log.info` does, without looking for the line that called it.
-            log.handle(log.makeRecord(log.name, logging.INFO, "", 0, "request", (), None, extra=line))
+        logs.info(log, "request", line)
 
 
 async def _apologize(scope: Scope, receive: Receive, send: Send) -> None:

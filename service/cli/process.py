@@ -15,6 +15,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.loops.auto import auto_loop_factory
 
+from service import logs
+from service.api.connection import Connection
 from service.errors import ConfigurationError
 
 _HURRY_S = 1.0
@@ -50,8 +52,11 @@ def run(running: AbstractAsyncContextManager[object]) -> None:
             await asyncio.Event().wait()
 
     try:
-        with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-            runner.run(stay())
+        try:
+            with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+                runner.run(stay())
+        finally:
+            logs.flush()  # before anything else is said
     except asyncio.CancelledError as error:
         if not signals:
             typer.echo(f"Stopped: {error}. The log says more.", err=True)
@@ -102,7 +107,7 @@ async def answering(app: ASGIApp, listener: socket.socket, drain_s: float) -> As
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="off",
             log_config=None,

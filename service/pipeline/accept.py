@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from service.domain.message import Traffic
@@ -13,8 +13,7 @@ from service.runtime import Runtime
 from service.storage.messages import Batch, Earlier, Key, NewMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What the caller is told of an accepted message. `replayed`: its key had answered before."""
 
     message_id: UUID
@@ -34,7 +33,8 @@ class Accept:
     def __init__(self, runtime: Runtime) -> None:
         self._messages = runtime.messages
         self._metrics = runtime.metrics
-        self._hints = runtime.hints
+        self._accepted = {traffic.value: runtime.metrics.accepted.labels(traffic.value) for traffic in Traffic}
+        self._wake = {lane.value: event.set for lane, event in runtime.hints.lanes.items()}
 
     async def send(self, message: NewMessage, key: Key | None) -> Answer:
         """Commit one message.
@@ -47,8 +47,8 @@ class Accept:
         if isinstance(stored, Earlier):
             assert key is not None  # noqa: S101 - only a key can have an earlier answer
             return await self._answer_of(stored, key)
-        self._metrics.accepted.labels(message.traffic).inc()
-        self._hints.lanes[Traffic(message.traffic)].set()
+        self._accepted[message.traffic].inc()
+        self._wake[message.traffic]()
         return Answer(
             message_id=message.id,
             to=message.to,
@@ -108,8 +108,8 @@ class Accept:
             assert key is not None  # noqa: S101 - only a key can have an earlier answer
             return await self._bulk_answer_of(earlier, key), True
         traffic = messages[0].traffic
-        self._metrics.accepted.labels(traffic).inc(len(messages))
-        self._hints.lanes[Traffic(traffic)].set()
+        self._accepted[traffic].inc(len(messages))
+        self._wake[traffic]()
         return batch.answer, False
 
     async def replay_bulk(self, key: Key) -> bytes | None:

@@ -14,8 +14,8 @@ from service.runtime import Hints, Runtime
 log = logging.getLogger(__name__)
 
 _WEBHOOKS = "webhooks"
-_QUIET_S = 0.005
-"""What is stored within this time of a hint shares the next one, so that a flood rings 200 times a second at most."""
+_QUIET_S = 0.01
+"""What is stored within this time of a hint shares the next one, so that a flood rings 100 times a second at most."""
 
 
 @asynccontextmanager

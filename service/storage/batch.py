@@ -19,6 +19,7 @@ Answer = TypeVar("Answer")
 
 PATIENCE_S: Final = 4.0
 """How long a caller of the API waits for a batch. Some requests need two, and many callers hang up after 10 s."""
+_LONG_S: Final = 0.005
 _DEADLOCK = "40P01"
 _DEADLOCK_TRIES = 5
 
@@ -38,9 +39,11 @@ class Batcher(Generic[Item, Answer]):
     """Gathers items and hands them to `run` in batches, sorted by `lock_key`.
 
     `run` gets a batch and returns one answer for each item, in order; it must be one transaction. Two batches that lock
-    the same rows in different orders deadlock, so every batch is sorted. `flights` batches run at once at most. When
-    `max_waiting` items wait already, a new one is turned away: a queue that only grows helps nobody. A caller waits
-    `patience_s` and at most a tenth longer (None: as long as it takes), even where PostgreSQL hangs.
+    the same rows in different orders deadlock, so every batch is sorted. `flights` batches run at once at most: the
+    first for whoever comes, another where `crowd` items wait or one does for long, because a statement for few costs
+    much of what one for many does. When `max_waiting` items wait already, a new one is turned away: a queue that only
+    grows helps nobody. A caller waits `patience_s` and at most a tenth longer (None: as long as it takes), even where
+    PostgreSQL hangs.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Batcher(Generic[Item, Answer]):
         max_batch: int = 500,
         max_waiting: int = 20_000,
         flights: int = 1,
+        crowd: int = 1,
         patience_s: float | None = None,
     ) -> None:
         self._run = run
@@ -58,11 +62,13 @@ class Batcher(Generic[Item, Answer]):
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._max_flights = flights
+        self._crowd = crowd
         self._patience_s = patience_s
         self._waiting: deque[_Entry[Item, Answer]] = deque()
         self._flights: set[asyncio.Task[None] | None] = set()
         self._flying: list[list[_Entry[Item, Answer]]] = []
         self._look: asyncio.TimerHandle | None = None
+        self._patrol: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Answer:
         """Store `item` with whatever else is waiting and return its answer.
@@ -77,8 +83,7 @@ class Batcher(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         entry: _Entry[Item, Answer] = _Entry(item, loop.create_future(), loop.time())
         self._waiting.append(entry)
-        if len(self._flights) < self._max_flights:
-            self._flights.add(asyncio.create_task(self._drain()))
+        self._take_off(loop)
         if self._patience_s is not None and self._look is None:
             self._look = loop.call_later(self._patience_s / 10, self._give_up, loop, self._patience_s)
         return await entry.answer
@@ -98,7 +103,9 @@ class Batcher(Generic[Item, Answer]):
 
     async def _drain(self) -> None:
         try:
-            while batch := self._next_batch():
+            while self._waiting and self._worth(len(self._flights), asyncio.get_running_loop().time()):
+                if not (batch := self._next_batch()):
+                    break
                 self._flying.append(batch)
                 try:
                     await self._store(batch)
@@ -108,6 +115,25 @@ class Batcher(Generic[Item, Answer]):
             # Here and not in a done callback: that runs after the callers just answered, whose next items would then
             # find a flight that no longer looks.
             self._flights.discard(asyncio.current_task())
+
+    def _take_off(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin another flight now, or look again when those who wait have waited for long."""
+        if self._worth(len(self._flights) + 1, loop.time()):
+            self._flights.add(asyncio.create_task(self._drain()))
+        elif len(self._flights) < self._max_flights and self._patrol is None:
+            self._patrol = loop.call_later(_LONG_S, self._look_again, loop)
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._patrol = None
+        if self._waiting:
+            self._take_off(loop)
+
+    def _worth(self, flights: int, now_s: float) -> bool:
+        """Whether those who wait (there is one) need so many flights."""
+        if flights <= 1:
+            return True
+        crowded = len(self._waiting) >= self._crowd or self._waiting[0].since_s < now_s - _LONG_S
+        return flights <= self._max_flights and crowded
 
     def _next_batch(self) -> list[_Entry[Item, Answer]]:
         """Those who have waited longest, without those who have given up or left."""

@@ -65,7 +65,9 @@ _BAD_FIELDS: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("field", "value", "code"), _BAD_FIELDS)
+@pytest.mark.parametrize(
+    ("field", "value", "code"), _BAD_FIELDS, ids=[f"{field}-{code}" for field, _, code in _BAD_FIELDS]
+)
 async def test_a_bad_field_gives_its_code_to_the_refusal(
     api: GatewayClient, field: str, value: object, code: str
 ) -> None:

@@ -53,7 +53,9 @@ def test_an_accounts_token_names_no_attempt() -> None:
     assert KEYRING.read_token("primary", token) is None
 
 
-@pytest.mark.parametrize("token", [KEYRING.attempt_token("primary", new_id()), KEYRING.account_token("primary")])
+@pytest.mark.parametrize(
+    "token", [KEYRING.attempt_token("primary", new_id()), KEYRING.account_token("primary")], ids=["attempt", "account"]
+)
 def test_a_token_holds_for_its_account_and_its_secret_only(token: str) -> None:
     for keyring, account in ((KEYRING, "fallback"), (OTHER, "primary")):
         with pytest.raises(ValueError, match="not a token"):

@@ -108,6 +108,36 @@ async def test_two_flights_do_not_wait_for_each_other() -> None:
     assert sorted(store.batches) == [[1], [2]]
 
 
+async def test_another_flight_takes_off_only_for_a_crowd() -> None:
+    store = Held()
+    batcher = Batcher(store.run, flights=2, crowd=3)
+    first = asyncio.create_task(batcher.submit(1))
+    await store.begun.wait()
+    store.begun.clear()
+    few = [asyncio.create_task(batcher.submit(number)) for number in (2, 3)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not store.begun.is_set()
+    third = asyncio.create_task(batcher.submit(4))
+    await asyncio.wait_for(store.begun.wait(), 5)
+    store.go.set()
+    await asyncio.gather(first, *few, third)
+    assert sorted(store.batches) == [[1], [2, 3, 4]]
+
+
+async def test_another_flight_takes_off_for_one_who_waits_long() -> None:
+    store = Held()
+    batcher = Batcher(store.run, flights=2, crowd=3, patience_s=0.5)
+    first = asyncio.create_task(batcher.submit(1))
+    await store.begun.wait()
+    store.begun.clear()
+    second = asyncio.create_task(batcher.submit(2))
+    await asyncio.wait_for(store.begun.wait(), 5)
+    store.go.set()
+    await asyncio.gather(first, second)
+    assert sorted(store.batches) == [[1], [2]]
+
+
 async def test_who_submits_right_after_being_answered_is_never_stranded() -> None:
     batcher = Batcher(Recording().run)
 
