@@ -18,23 +18,24 @@ import datetime as dt
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--clock", type=float, default=0.0, metavar="S")
     parser.add_argument("--sabotage", choices=sorted(SABOTAGES))
     parser.add_argument("command", nargs=argparse.REMAINDER)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.clock:
         shift_clock(options.clock)  # before anything of the service is imported
     if options.sabotage:
         SABOTAGES[options.sabotage]()
-    from service.cli import app  # noqa: PLC0415 - see above
+    from service.cli import main as command_line  # noqa: PLC0415 - see above
 
     sys.argv = ["sms-gateway", *options.command]
-    app()
+    command_line()
 
 
 def shift_clock(seconds: float) -> None:

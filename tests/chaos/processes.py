@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import socket
@@ -18,8 +17,8 @@ import aiohttp
 import psutil
 
 from service.storage.embedded import EmbeddedPostgres
+from tests.chaos.nursery import ROOT, Born, give_birth, plain_environment
 
-ROOT: Final = Path(__file__).parents[2]
 UP_WITHIN_S: Final = 40.0
 DOWN_WITHIN_S: Final = 30.0
 """What a drain may take, by the promise."""
@@ -52,21 +51,27 @@ class Command:
     """A command of the gateway as a process. `ready_url` answers 200 once it is up; `log` gets what it says.
 
     `launch` are the options of `tests/chaos/launcher.py` for the next start: a shifted clock, a sabotage.
+    `other_code`: `environment` says where its code is, which is not the code of this process.
     """
 
     def __init__(
-        self, name: str, arguments: Sequence[str], environment: Mapping[str, str], ready_url: str, log: Path
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        ready_url: str,
+        log: Path,
+        *,
+        other_code: bool = False,
     ) -> None:
         self.name = name
         self.launch: tuple[str, ...] = ()
         self.log = log
         self._arguments = arguments
-        # What may be killed cannot save its coverage, and should not be slowed down by it.
-        foreign = ("SMS_", "SMSROUTE_", "COV")
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        self._environment = {**inherited, **environment}
+        self._environment = {**plain_environment(), **environment}
         self._ready_url = ready_url
-        self._process: Process | None = None
+        self._other_code = other_code
+        self._process: Process | Born | None = None
         self._told_to_end = False
 
     @property
@@ -88,9 +93,16 @@ class Command:
         if self.running:
             return
         self._told_to_end = False
+        # A clock is shifted before anything of the service is imported.
+        if self._other_code or "--clock" in self.launch:
+            self._process = await self._from_the_start()
+        else:
+            self._process = await give_birth((*self.launch, *self._arguments), self._environment, self.log)
+
+    async def _from_the_start(self) -> Process:
         module = ("tests.chaos.launcher", *self.launch) if self.launch else ("service.cli",)
         with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", *module, *self._arguments),
                 cwd=ROOT, env=self._environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip

@@ -49,7 +49,8 @@ class Release:
         kind = "serve" if old.name.startswith("serve") else "worker"
         ready_url = f"http://127.0.0.1:{port}/readyz"
         environment = self._environment() | {"SMS_GATEWAY_PORT": str(port)}
-        return Command(f"new-{old.name}", (kind,), environment, ready_url, self._folder / f"{old.name}.log")
+        log = self._folder / f"{old.name}.log"
+        return Command(f"new-{old.name}", (kind,), environment, ready_url, log, other_code=True)
 
     async def run(self, command: str, port: int = 0) -> tuple[int, str]:
         """The exit code of a command that ends by itself, and what it printed."""
