@@ -1,22 +1,29 @@
-"""Durable single sends a second, against a bare typed FastAPI route: `python -m bench.accept [--json]`.
+"""Durable single sends a second, against a bare typed FastAPI route: `python -m bench.accept --processes 1 2`.
 
-Both run as one process beside the same load generator (32 connections), in turns, so that the noise of a shared
-machine hits both; the ratio of each turn counts, and the median of them is the result. The gateway's side has
-everything on: API key, E.164, sender, segments, a limit, a fresh idempotency key for each request, metrics, the access
-log line (into a file), and a commit to a PostgreSQL with fsync on before the answer.
+Both run beside the same load generator (32 connections; wrk where it is installed), in turns, so that the noise of a
+shared machine hits both; the ratio of each turn counts, and the median of them is the result. With two processes each
+side has two, on a port each. The gateway's side has everything on: API key, E.164, sender, segments, a limit, a fresh
+idempotency key for each request, metrics, the access log line (into a file), and a commit to a PostgreSQL with fsync on
+before the answer. Kannel, where it is installed, takes its turn too: two processes, spool files, no sync to disk.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import statistics
 import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from bench.gateway import command, free_port, process
-from bench.load import Plan, Result, measure
+from bench.kannel import INSTALLED, kannel
+from bench.kannel import plan as kannel_plan
+from bench.load import Plan, Result
+from bench.report import parser, report
+from bench.wrk import WRK, measure_all
 from service.storage.embedded import EmbeddedPostgres
 
 _BARE = "/bare/send"
@@ -30,59 +37,111 @@ limits: {rates: {send: {per_s: 100000, burst: 100000}}}
 """
 
 
-async def _run(turns: int, seconds: float) -> list[tuple[Result, Result]]:
+Sides = dict[str, list[Plan]]
+Turn = dict[str, Result]
+
+
+@asynccontextmanager
+async def _gateway(folder: Path, processes: int) -> AsyncIterator[Sides]:
+    async with AsyncExitStack() as stack:
+        environment = {
+            "SMS_GATEWAY_DATABASE_URL": await stack.enter_async_context(EmbeddedPostgres(folder / "data")),
+            "SMS_GATEWAY_SECRET_KEY": "bench" * 8,
+            "SMS_GATEWAY_CONFIG": str(folder / "gateway.yaml"),
+        }
+        await command("migrate", environment)
+        key = json.loads(await command("keys create --client bench --scopes send --json", environment))["key"]
+        headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "{n}"}
+        sides: Sides = {"bare": [], "send": []}
+
+        def plan(port: int, path: str) -> Plan:
+            return Plan(f"http://127.0.0.1:{port}{path}", headers, _BODY, connections=32 // processes, seconds=1)
+
+        for _ in range(processes):
+            port, bare_port = free_port(), free_port()
+            uvicorn = f"uvicorn bench.bare:app --port {bare_port} --no-access-log".split()
+            for arguments, ready, own in (
+                (["service.cli", "serve"], f"{port}/readyz", environment | {"SMS_GATEWAY_PORT": str(port)}),
+                (uvicorn, f"{bare_port}/openapi.json", {}),
+            ):
+                log = folder / f"{ready.split('/')[0]}.log"
+                await stack.enter_async_context(process(arguments, f"http://127.0.0.1:{ready}", log, **own))
+            sides["bare"].append(plan(bare_port, _BARE))
+            sides["send"].append(plan(port, "/v1/send"))
+        yield sides
+
+
+async def _run(processes: int, turns: int, seconds: float) -> list[Turn]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "gateway.yaml").write_text(_CONFIG)
-        async with EmbeddedPostgres(folder / "data") as dsn:
-            gateway_port, bare_port = free_port(), free_port()
-            environment = {
-                "SMS_GATEWAY_DATABASE_URL": dsn,
-                "SMS_GATEWAY_SECRET_KEY": "bench" * 8,
-                "SMS_GATEWAY_CONFIG": str(folder / "gateway.yaml"),
-                "SMS_GATEWAY_PORT": str(gateway_port),
-            }
-            await command("migrate", environment)
-            key = json.loads(await command("keys create --client bench --scopes send --json", environment))["key"]
-            gateway_url, bare_url = f"http://127.0.0.1:{gateway_port}", f"http://127.0.0.1:{bare_port}"
-            uvicorn = f"uvicorn bench.bare:app --port {bare_port} --no-access-log".split()
-            async with (
-                process(["service.cli", "serve"], f"{gateway_url}/readyz", folder / "gateway.log", **environment),
-                process(uvicorn, f"{bare_url}/openapi.json", folder / "bare.log"),
-            ):
-                headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "{n}"}
-                gateway = Plan(f"{gateway_url}/v1/send", headers, _BODY, connections=32, seconds=seconds)
-                bare = Plan(f"{bare_url}{_BARE}", headers, _BODY, connections=32, seconds=seconds)
-                for plan in (gateway, bare):  # warm up
-                    await measure(plan)
-                return [(await measure(bare), await measure(gateway)) for _ in range(turns)]
+        async with AsyncExitStack() as stack:
+            sides = await stack.enter_async_context(_gateway(folder, processes))
+            if INSTALLED:
+                url = await stack.enter_async_context(kannel(folder))
+                sides["kannel"] = [kannel_plan(url)]
+            for plans in sides.values():  # warm up
+                await measure_all(plans)
+            return [await _turn(sides, seconds) for _ in range(turns)]
+
+
+async def _turn(sides: Sides, seconds: float) -> Turn:
+    turn = {
+        side: await measure_all([replace(plan, seconds=seconds) for plan in plans]) for side, plans in sides.items()
+    }
+    for side, result in turn.items():
+        if not set(result.statuses) <= {"200", "2xx"}:
+            raise SystemExit(f"{side}: not every answer was 200: {result.statuses}")
+    return turn
+
+
+def _show(processes: int, turns: list[Turn]) -> tuple[dict[str, float], dict[str, float | None]]:
+    """Print a table; returns figures and ratios, named by the number of processes."""
+    print(f"\n{processes} process(es); load by {'wrk' if WRK else 'bench.load'}")
+    print(f"{'turn':>4}  {'side':<7} {'per s':>7}  {'p50 ms':>7}  {'p99 ms':>7}  {'send/it':>7}  generator CPU")
+    for number, turn in enumerate(turns, start=1):
+        for side, one in turn.items():
+            print(
+                f"{number:>4}  {side:<7} {one.rate:>7.0f}  {one.p50_ms:>7.2f}  {one.p99_ms:>7.2f}"
+                f"  {turn['send'].rate / one.rate:>7.2f}  {one.cpu:.2f}"
+            )
+
+    def median(of: Callable[[Turn], float]) -> float:
+        return statistics.median(of(turn) for turn in turns)
+
+    figures = {f"{side}_per_s_{processes}": median(lambda turn, side=side: turn[side].rate) for side in turns[0]}  # type: ignore[misc]
+    figures |= {
+        f"send_p50_ms_{processes}": median(lambda turn: turn["send"].p50_ms),
+        f"send_p99_ms_{processes}": median(lambda turn: turn["send"].p99_ms),
+    }
+    ratios: dict[str, float | None] = {
+        f"send/{peer}_{processes}": median(lambda turn, peer=peer: turn["send"].rate / turn[peer].rate)  # type: ignore[misc]
+        if peer in turns[0]
+        else None
+        for peer in ("bare", "kannel")
+    }
+    return figures, ratios
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn and side")
-    options = parser.parse_args()
-    turns = asyncio.run(_run(options.turns, options.seconds))
-    print(f"{'turn':>4}  {'bare/s':>8}  {'send/s':>8}  {'p50 ms':>7}  {'p99 ms':>7}  {'ratio':>6}  generator CPU")
-    for number, (bare, send) in enumerate(turns, start=1):
-        print(
-            f"{number:>4}  {bare.rate:>8.0f}  {send.rate:>8.0f}  {send.p50_ms:>7.2f}  {send.p99_ms:>7.2f}"
-            f"  {send.rate / bare.rate:>6.2f}  {bare.cpu:.2f} / {send.cpu:.2f}"
-        )
-        if set(bare.statuses) != {"200"} or set(send.statuses) != {"200"}:
-            raise SystemExit(f"not every answer was 200: {bare.statuses} {send.statuses}")
-    ratio = statistics.median(send.rate / bare.rate for bare, send in turns)
-    print(f"median ratio: {ratio:.2f} (at least 0.6 is wanted)")
-    if options.json:
-        figures = {
-            "bare_per_s": round(statistics.median(bare.rate for bare, _ in turns)),
-            "send_per_s": round(statistics.median(send.rate for _, send in turns)),
-            "send_p50_ms": round(statistics.median(send.p50_ms for _, send in turns), 2),
-            "send_p99_ms": round(statistics.median(send.p99_ms for _, send in turns), 2),
-        }
-        print(json.dumps({"name": "accept", "figures": figures, "ratios": {"send/bare": round(ratio, 3)}}))
+    arguments = parser(__doc__)
+    arguments.add_argument("--processes", type=int, nargs="+", default=[1], help="of each side, one run for each")
+    arguments.add_argument("--turns", type=int, default=5)
+    arguments.add_argument("--seconds", type=float, default=4.0, help="of each turn and side")
+    options = arguments.parse_args()
+    if not INSTALLED:
+        print("Kannel is not installed: it is not measured.")
+    print("Jasmin is not measured: it needs RabbitMQ and Redis beside it.")
+    figures: dict[str, float | None] = {}
+    ratios: dict[str, float | None] = {}
+    for processes in options.processes:
+        shown = _show(processes, asyncio.run(_run(processes, options.turns, options.seconds)))
+        figures |= shown[0]
+        ratios |= shown[1]
+    for name, ratio in ratios.items():
+        print(f"{name}: {'-' if ratio is None else f'{ratio:.2f}'}")
+    print("Wanted: send/bare_1 at least 0.85, send/kannel_2 at least 0.6.")
+    report(options, "accept", figures, ratios)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ machine.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from bench.load import Plan, Result, measure, subscriber
+from bench.report import parser, quantile, report
 from bench.world import World, a_world
 
 _CONFIG = """
@@ -137,29 +137,26 @@ def _tell(name: str, phase: Phase) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
-    parser.add_argument("--rate", type=float, default=500.0, help="messages a second")
-    parser.add_argument("--seconds", type=float, default=60.0)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--rate", type=float, default=500.0, help="messages a second")
+    arguments.add_argument("--seconds", type=float, default=60.0)
+    options = arguments.parse_args()
     full, half, waits_ms = asyncio.run(_run(options.rate, options.seconds))
     print("      rate  accept/s  acknowledged/s   left   p50 ms   p99 ms  CPU (cores)")
     _tell("full", full)
     _tell("half", half)
-    p50, p99 = (waits_ms[int(len(waits_ms) * share)] for share in (0.5, 0.99))
+    p50, p99 = quantile(waits_ms, 0.5), quantile(waits_ms, 0.99)
     print(f"accept to provider at half the rate: p50 {p50:.1f} ms, p99 {p99:.1f} ms, of {len(waits_ms)}")
     sustained = full.left <= 1.5 * options.rate
     print(f"{options.rate:.0f}/s {'is' if sustained else 'is NOT'} sustained: {full.left} under way at the end")
-    if options.json:
-        figures = {
-            "accepted_per_s": round(full.load.rate),
-            "acknowledged_per_s": round(full.acknowledged_per_s),
-            "left": full.left,
-            "accept_to_provider_p50_ms": round(p50, 1),
-            "accept_to_provider_p99_ms": round(p99, 1),
-        }
-        ratios = {"acknowledged/accepted": round(full.acknowledged_per_s / full.load.rate, 3)}
-        print(json.dumps({"name": "end_to_end", "figures": figures, "ratios": ratios}))
+    figures = {
+        "accepted_per_s": full.load.rate,
+        "acknowledged_per_s": full.acknowledged_per_s,
+        "left": full.left,
+        "accept_to_provider_p50_ms": p50,
+        "accept_to_provider_p99_ms": p99,
+    }
+    report(options, "end_to_end", figures, {"acknowledged/accepted": full.acknowledged_per_s / full.load.rate})
 
 
 if __name__ == "__main__":

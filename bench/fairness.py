@@ -12,14 +12,13 @@ One `serve`, one `worker`, two simulators, one PostgreSQL, all on this machine.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import tempfile
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 
+from bench.report import parser, quantile, report
 from bench.world import World, a_number, a_world
 
 _CONFIG = """
@@ -87,23 +86,23 @@ async def _run(seconds: float) -> dict[str, dict[str, list[float]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each part")
-    results = asyncio.run(_run((options := parser.parse_args()).seconds))
+    arguments = parser(__doc__)
+    arguments.add_argument("--seconds", type=float, default=15.0, help="of each part")
+    options = arguments.parse_args()
+    results = asyncio.run(_run(options.seconds))
     print(f"{'company':>12}  {'sender':>11}  {'p50 ms':>7}  {'p99 ms':>7}  {'p50 / alone':>11}  {'p99 / alone':>11}")
     figures: dict[str, float] = {}
     ratios: dict[str, float] = {}
     for company, by_sender in results.items():
         for sender, waits in by_sender.items():
-            p50, p99 = (waits[int(len(waits) * share)] * 1000 for share in (0.5, 0.99))
+            p50, p99 = (quantile(waits, share) * 1000 for share in (0.5, 0.99))
             alone = results["alone"][sender]
-            r50, r99 = (w / (alone[int(len(alone) * s)] * 1000) for w, s in ((p50, 0.5), (p99, 0.99)))
+            r50, r99 = p50 / quantile(alone, 0.5) / 1000, p99 / quantile(alone, 0.99) / 1000
             print(f"{company:>12}  {sender:>11}  {p50:>7.1f}  {p99:>7.1f}  {r50:>11.2f}  {r99:>11.2f}")
-            figures |= {f"{company}_{sender}_p50_ms": round(p50, 1), f"{company}_{sender}_p99_ms": round(p99, 1)}
-            ratios |= {f"{company}_{sender}_p50": round(r50, 2), f"{company}_{sender}_p99": round(r99, 2)}
-    if options.json:
-        print(json.dumps({"name": "fairness", "figures": figures, "ratios": ratios}))
+            figures |= {f"{company}_{sender}_p50_ms": p50, f"{company}_{sender}_p99_ms": p99}
+            if company != "alone":
+                ratios |= {f"{company}/alone_{sender}_p50": r50, f"{company}/alone_{sender}_p99": r99}
+    report(options, "fairness", figures, ratios)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 
 
 def free_port() -> int:
@@ -18,6 +19,19 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def listens_on(port: int) -> psutil.Process:
+    """The process of ours that has this port."""
+    for child in psutil.Process().children(recursive=True):
+        sockets = child.net_connections(kind="inet")
+        if any(socket.status == psutil.CONN_LISTEN and socket.laddr[1] == port for socket in sockets):
+            return child
+    raise SystemExit(f"nobody listens on port {port}")
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text()[-2000:]
 
 
 @asynccontextmanager
@@ -30,7 +44,7 @@ async def process(arguments: Sequence[str], ready_url: str, log: Path, **environ
             async with httpx.AsyncClient() as client, asyncio.timeout(30):
                 while True:
                     if process.returncode is not None:
-                        raise SystemExit(f"{arguments[0]} ended; see what it said above")
+                        raise SystemExit(f"{' '.join(arguments)} ended: {_end_of(log)}")
                     try:
                         if (await client.get(ready_url)).is_success:
                             break

@@ -6,7 +6,6 @@ was accepted, its ratio to the limit, and how even it came: the longest and shor
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 import httpx
 
 from bench.gateway import command, free_port, process
+from bench.report import parser, report
 from service.storage.embedded import EmbeddedPostgres
 
 _CONFIG = """
@@ -83,7 +83,7 @@ async def _run(seconds: float) -> dict[str, float]:
                 gaps = [later - earlier for earlier, later in zip(times[burst:], times[burst + 1 :], strict=False)]
                 figures |= {
                     f"accepted_at_{per_s}_per_s": len(times),
-                    f"ratio_at_{per_s}_per_s": round(len(times) / (per_s * seconds), 3),
+                    f"accepted/limit_at_{per_s}_per_s": round(len(times) / (per_s * seconds), 3),
                     f"longest_gap_at_{per_s}_per_s": round(max(gaps), 3),
                     f"shortest_gap_at_{per_s}_per_s": round(min(gaps), 3),
                 }
@@ -91,16 +91,14 @@ async def _run(seconds: float) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
-    parser.add_argument("--seconds", type=float, default=20.0)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--seconds", type=float, default=20.0)
+    options = arguments.parse_args()
     figures = asyncio.run(_run(options.seconds))
     for name, value in figures.items():
         print(f"{name:>28}  {value}")
-    if options.json:
-        ratios = {name: value for name, value in figures.items() if name.startswith("ratio")}
-        print(json.dumps({"name": "limits", "figures": figures, "ratios": ratios}))
+    ratios = {name: figures.pop(name) for name in list(figures) if name.startswith("accepted/limit")}
+    report(options, "limits", figures, ratios)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +24,9 @@ from typing import Final
 
 import asyncpg
 import httpx
-import psutil
 
-from bench.gateway import command, free_port, process
+from bench.gateway import command, free_port, listens_on, process
+from bench.report import parser, report
 from service.storage.embedded import EmbeddedPostgres
 
 BOUND_MB: Final = 256
@@ -85,13 +85,6 @@ class Process:
 
     port: int
     log: Path
-
-    def found(self) -> psutil.Process:
-        """The process that listens on the port."""
-        for connection in psutil.net_connections("tcp4"):
-            if connection.laddr and connection.laddr.port == self.port and connection.status == psutil.CONN_LISTEN:
-                return psutil.Process(connection.pid)
-        raise SystemExit(f"nobody listens on port {self.port}")
 
     async def loop(self) -> dict[str, float]:
         """How late the loop was: at most, so far as the buckets of the metric say; and each time by over 50 ms."""
@@ -194,7 +187,7 @@ async def _run(options: argparse.Namespace) -> dict[str, object]:
 
             def weigh(when: str) -> None:
                 for which, each in processes.items():
-                    memory[which][when] = round(each.found().memory_info().rss / 1e6)
+                    memory[which][when] = round(listens_on(each.port).memory_info().rss / 1e6)
 
             weigh("idle")
             await _fill(dsn, options.messages)
@@ -203,7 +196,7 @@ async def _run(options: argparse.Namespace) -> dict[str, object]:
             before, during, bulks = await _load(url, key, options)
             weigh("after")
             for which, each in processes.items():
-                memory[which]["peak"] = _peak_mb(each.found().pid)
+                memory[which]["peak"] = _peak_mb(listens_on(each.port).pid)
             loops = {name: await each.loop() for name, each in processes.items()}
         return {
             "memory_mb": memory,
@@ -220,6 +213,15 @@ def _peak_mb(pid: int) -> float:
     return round(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
 
 
+def _flat(name: str, value: object) -> Iterator[tuple[str, float]]:
+    """Each figure with the names that lead to it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(f"{name}_{key}".strip("_").replace(" ", "_"), inner)
+    elif isinstance(value, int | float):
+        yield name, value
+
+
 def _show(figures: dict[str, object]) -> None:
     for name, value in figures.items():
         print(name)
@@ -229,20 +231,20 @@ def _show(figures: dict[str, object]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
-    parser.add_argument("--messages", type=int, default=1_000_000, help="queued before the load")
-    parser.add_argument("--recipients", type=int, default=10_000, help="of each bulk")
-    parser.add_argument("--clients", type=int, default=20, help="that post bulks at once")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of load")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--messages", type=int, default=1_000_000, help="queued before the load")
+    arguments.add_argument("--recipients", type=int, default=10_000, help="of each bulk")
+    arguments.add_argument("--clients", type=int, default=20, help="that post bulks at once")
+    arguments.add_argument("--seconds", type=float, default=20.0, help="of load")
+    options = arguments.parse_args()
     figures = asyncio.run(_run(options))
     _show(figures)
-    if options.json:
-        print(json.dumps({"name": "overload", "figures": figures}))
-    memory = figures["memory_mb"]
-    assert isinstance(memory, dict)  # noqa: S101 - see _run
-    if any(each["peak"] > BOUND_MB for each in memory.values()):
+    flat = dict(_flat("", figures))
+    peaks = {name: flat[f"memory_mb_{name}_peak"] for name in ("serve", "worker")}
+    ratios = {f"{name}_peak/bound": peak / BOUND_MB for name, peak in peaks.items()}
+    ratios["singles_p99_during/before"] = flat["singles_p99_ms_during"] / flat["singles_p99_ms_before"]
+    report(options, "overload", flat, ratios)
+    if any(peak > BOUND_MB for peak in peaks.values()):
         raise SystemExit(f"a process took more than {BOUND_MB} MB")
 
 

@@ -13,7 +13,6 @@ That limits of callers hold over two replicas is measured by `python -m bench.li
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import tempfile
@@ -26,9 +25,9 @@ from pathlib import Path
 
 import asyncpg
 import httpx
-import psutil
 
-from bench.gateway import command, free_port, process
+from bench.gateway import command, free_port, listens_on, process
+from bench.report import parser, report
 from service.storage.embedded import EmbeddedPostgres
 
 _WORKERS = 3
@@ -127,19 +126,10 @@ async def _measure(mps: float, seconds: float, *, kill: bool) -> Figures:
                 await stack.enter_async_context(process(["service.cli", kind], ready, log, **own))
             await asyncio.sleep(seconds / 3)
             if kill:
-                _listens_on(ports[-1]).kill()
+                listens_on(ports[-1]).kill()
             await asyncio.sleep(seconds * 2 / 3 + 3)
             begun = await _begun(dsn)
         return _figures(begun, _sends(folder / "primary.jsonl"), mps, seconds)
-
-
-def _listens_on(port: int) -> psutil.Process:
-    """The process of ours that has this port."""
-    return next(
-        child
-        for child in psutil.Process().children(recursive=True)
-        if any(socket.status == "LISTEN" and socket.laddr[1] == port for socket in child.net_connections(kind="inet"))
-    )
 
 
 async def _run(rates: list[float], seconds: float) -> dict[tuple[float, bool], Figures]:
@@ -147,23 +137,24 @@ async def _run(rates: list[float], seconds: float) -> dict[tuple[float, bool], F
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each part")
-    parser.add_argument("--mps", type=float, nargs="+", default=[50.0, 200.0])
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--seconds", type=float, default=20.0, help="of each part")
+    arguments.add_argument("--mps", type=float, nargs="+", default=[50.0, 200.0])
+    options = arguments.parse_args()
     results = asyncio.run(_run(options.mps, options.seconds))
     print(
         f"{'mps':>6}  {'worker killed':>13}  {'rate / mps':>10}  {'busiest second / mps':>20}  {'at the provider':>15}"
     )
+    sums: dict[str, float] = {}
     ratios: dict[str, float] = {}
     for (mps, killed), figures in results.items():
         shown = f"{figures.rate:>10.3f}  {figures.busiest:>14.3f}  {figures.at_provider:>15.3f}"
         print(f"{mps:>6g}  {'yes' if killed else 'no':>13}  {shown}")
         name = f"{mps:g}_mps" + ("_killed" if killed else "")
-        ratios |= {f"rate_at_{name}": round(figures.rate, 3), f"busiest_at_{name}": round(figures.busiest, 3)}
-    if options.json:
-        print(json.dumps({"name": "replicas", "ratios": ratios}))
+        own = {"rate": figures.rate, "busiest_second": figures.busiest, "at_provider": figures.at_provider}
+        sums |= {f"{which}_at_{name}": ratio * mps for which, ratio in own.items()}
+        ratios |= {f"{which}/mps_at_{name}": ratio for which, ratio in own.items()}
+    report(options, "replicas", sums, ratios)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,12 @@ class World:
 
 @asynccontextmanager
 async def a_world(
-    folder: Path, config: str, providers: Sequence[str], *, paces: dict[str, str] | None = None
+    folder: Path,
+    config: str,
+    providers: Sequence[str],
+    *,
+    paces: dict[str, str] | None = None,
+    parts: Sequence[str] = ("serve", "worker"),
 ) -> AsyncIterator[World]:
     """The system with these providers. `config` names each as `{name}`; `paces` adds settings to some."""
     async with AsyncExitStack() as stack:
@@ -117,7 +122,7 @@ async def a_world(
         await stack.enter_async_context(
             process(["bench.sink", str(ports["sink"])], f"{sink_url}/count", folder / "sink.log")
         )
-        for name in ("serve", "worker"):
+        for name in parts:
             ready = f"http://127.0.0.1:{ports[name]}/readyz"
             port = {"SMS_GATEWAY_PORT": str(ports[name])}
             await stack.enter_async_context(
