@@ -230,7 +230,7 @@ class Gateway:
             own = [(attempt_id, said) for of, attempt_id, said in reports if of is message]
             found = await self._state(message.id)
             for order in permutations(own):
-                one = deepcopy(message)
+                one = deepcopy(self.messages[message.id])  # an earlier report may have replaced `message`
                 for attempt_id, said in order:
                     one.receipt(attempt_id, said)
                 if one.state == found:
