@@ -10,6 +10,8 @@ from tests.chaos.stage import Stage
 
 _UNDER_WAY_S = 0.4
 """Long enough for work to be begun, and for what was begun to have reached its process."""
+_CALLS = 4
+"""Of all workers together, so many a worker, that the one which ends has some for sure."""
 
 
 async def arm_witness(stage: Stage) -> None:
@@ -78,10 +80,23 @@ async def _end_worker(scene: Scene, worker: Command) -> None:
         since = (await stage.fetch("SELECT now() AS now"))[0]["now"]
         await stage.primary.fault("none", latency_s=0.4)
         await asyncio.sleep(_UNDER_WAY_S)
+        await _until_it_calls(stage)
         await _end(scene, worker)
         await stage.primary.fault("none")
         if left := await stage.fetch("SELECT FROM abandoned WHERE started_at > $1", since):
             scene.complaints.append(f"SIGTERM: {worker.name} abandoned {len(left)} attempts")
+
+
+async def _until_it_calls(stage: Stage) -> None:
+    """But not for ever: where no messages come there are no calls."""
+    under_way = (
+        "SELECT FROM attempts AS a JOIN messages AS m ON m.id = a.message_id JOIN workers AS w ON w.id = m.worker_id"
+        " WHERE a.outcome IS NULL AND a.started_at > now() - interval '1 second' AND w.expires_at > now()"
+    )
+    for _ in range(30):
+        if len(await stage.fetch(under_way)) >= _CALLS * len(stage.workers):
+            return
+        await asyncio.sleep(0.1)
 
 
 async def _end(scene: Scene, command: Command) -> None:

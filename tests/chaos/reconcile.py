@@ -157,9 +157,10 @@ def _check_end(message: asyncpg.Record, evidence: Evidence, findings: Findings) 
     expected = behaviour_of(message["recipient"]).receipt
     attempts = evidence.attempts.get(message["id"], ())
     received_at = min((a["received_at"] for a in attempts if a["received_at"] is not None), default=None)
-    # While another provider may have it too, a bad receipt does not end it; nor does one that comes after the end.
+    # Where another provider may have it too a bad receipt does not end it, nor does one that comes after the end.
     in_time = received_at is None or received_at <= message["ended_at"]
-    counts = expected == "delivered" or (in_time and not any(a["open"] for a in attempts))
+    in_doubt = any(a["open"] or a["outcome"] == "unknown" for a in attempts)
+    counts = expected == "delivered" or (in_time and not in_doubt)
     if expected is not None and status != expected and counts and any(send.receipt_taken for _, send in sends):
         findings.lost.append(f"{name} is {status} ({reason}): its receipt {expected} was taken, and came to nothing")
     if reason == "expired" and message["expires_at"] > evidence.healthy_at + _ENOUGH:

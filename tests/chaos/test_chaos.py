@@ -16,7 +16,6 @@ from tests.chaos.sabotage import SABOTAGES, provoked
 from tests.chaos.scene import Scene
 
 _ROUNDS = 2
-_SHORT_LOAD_S = 5.0
 _SHORT_DRAIN_S = 6.0
 """A broken promise shows long before all is drained."""
 
@@ -50,7 +49,7 @@ async def test_a_broken_promise_is_found(
     sabotage: str, sentences: list[str], cluster: Path, tmp_path: Path, in_time: InTime
 ) -> None:
     async with in_time(tmp_path), provoked(sabotage, tmp_path, cluster) as (theatre, plot):
-        report = await play(theatre, seed=1, plot=plot, load_s=_SHORT_LOAD_S, drained_within_s=_SHORT_DRAIN_S)
+        report = await play(theatre, seed=1, plot=plot, load_s=None, drained_within_s=_SHORT_DRAIN_S)
 
     broken = report.findings.broken()
     assert [sentence for sentence in sentences if not any(sentence in line for line in broken)] == [], broken
@@ -65,7 +64,7 @@ async def test_what_brings_broken_promises_to_light_does_no_harm_to_kept_ones(
         await asyncio.gather(*(one.plot(scene) for name, one in SABOTAGES.items() if name != "no-drain"))
 
     async with in_time(theatre.stage.folder):
-        report = await play(theatre, 1, all_of_it, load_s=_SHORT_LOAD_S, drained_within_s=_SHORT_DRAIN_S)
+        report = await play(theatre, 1, all_of_it, load_s=None, drained_within_s=_SHORT_DRAIN_S)
 
     assert report.findings.broken() == [], theatre.stage.logs()
 
