@@ -34,7 +34,7 @@ async def test_every_answer_on_the_way_from_operation_to_operation_is_as_documen
 ) -> None:
     reached: set[str] = set()
     async with migrated_database(postgres, template) as dsn:
-        for run in range(6):  # how far ten seconds lead depends on chance and on the machine
+        for run in range(12):  # how far ten seconds lead depends on chance and on the machine
             (folder := tmp_path / str(run)).mkdir()
             fuzzed = await fuzz_a_world(dsn, folder, stateful(10), seed=run + 1)
             assert fuzzed.passed, fuzzed.output
