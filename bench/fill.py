@@ -6,9 +6,10 @@ their months. Nothing of the schema is dropped or disabled meanwhile.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -48,7 +49,7 @@ WITH rows AS MATERIALIZED (
     INSERT INTO messages (id, client_id, recipient, sender, body, traffic, country, encoding, segments, reference,
                           callback_url, status, reason, error_code, due_at, send_at, expires_at, created_at, sent_at,
                           ended_at)
-    SELECT id, client_id, '+1555' || lpad((n % 1000000)::text, 7, '0'), 'MyApp',
+    SELECT id, client_id, '+1555' || lpad((n % 10000000)::text, 7, '0'), 'MyApp',
            CASE WHEN at > $5 - interval '7 days' AND traffic <> 'otp' THEN 'Your parcel ' || n || ' arrives today.' END,
            traffic, 'US', 'gsm-7', 1, 'order-' || n, 'https://shop.example/hooks/sms', status,
            CASE status WHEN 'undelivered' THEN 'absent_subscriber' WHEN 'failed' THEN 'expired' END,
@@ -109,27 +110,40 @@ async def history(dsn: str, client_id: UUID, first: int, last: int, until: datet
     try:
         await connection.execute(_MONTHS)
         await connection.execute(_CLIENTS, _OTHERS)
-        others = [row["id"] for row in await connection.fetch("SELECT id FROM clients WHERE id <> $1", client_id)]
-        await _hurry(connection, _HASTE)
-        for begin in range(first, last + 1, _AT_ONCE):
-            end = min(begin + _AT_ONCE - 1, last)
-            await connection.execute(
-                _HISTORY, client_id, others, begin, end, until, timedelta(days=DAYS), first - 1, last, timeout=600
+        await _set(connection, _HASTE)
+        middle = (first + last) // 2
+        await asyncio.gather(
+            *(
+                _make(dsn, begin, end, client_id, until, timedelta(days=DAYS), first - 1, last)
+                for begin, end in ((first, middle), (middle + 1, last))
             )
-        await _hurry(connection, ())
+        )
+        await _set(connection, ())
         await connection.execute("VACUUM (ANALYZE)", timeout=1800)  # what autovacuum would do at a bad moment
         await connection.execute("CHECKPOINT", timeout=1800)
     finally:
         await connection.close()
 
 
-async def _hurry(connection: asyncpg.Connection, settings: tuple[str, ...]) -> None:
-    """Settings of the server while rows are made; without any, its own again."""
+async def _make(dsn: str, first: int, last: int, client_id: UUID, *arguments: Any) -> None:
+    """One part of a history, on a connection of its own."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute("SET synchronous_commit = off")
+        others = [row["id"] for row in await connection.fetch("SELECT id FROM clients WHERE id <> $1", client_id)]
+        for begin in range(first, last + 1, _AT_ONCE):
+            end = min(begin + _AT_ONCE - 1, last)
+            await connection.execute(_HISTORY, client_id, others, begin, end, *arguments, timeout=1800)
+    finally:
+        await connection.close()
+
+
+async def _set(connection: asyncpg.Connection, settings: tuple[str, ...]) -> None:
+    """Settings of the server, over its own."""
     await connection.execute("ALTER SYSTEM RESET ALL")
     for setting in settings:
         await connection.execute(f"ALTER SYSTEM SET {setting}")
     await connection.execute("SELECT pg_reload_conf()")
-    await connection.execute(f"SET synchronous_commit = {'off' if settings else 'on'}")
 
 
 async def queue(dsn: str, client: str, sender: str, callback_url: str, messages: int) -> None:

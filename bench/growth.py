@@ -10,7 +10,7 @@ the ratio of their medians. So the first column of ratios is noise. Measured:
 - look-up, list, and list by status, recipient and reference: one page, out of the hundred days, by the real storage;
 - round, lane depths, forget keys: what each worker asks every second, five seconds and minute;
 - GET and POST: the same over HTTP, from a `serve` for each database. POST: the median at 200 a second;
-- old: claims and settlements while a transaction is open that is older than thousands of them.
+- old: the same while a transaction is open that is older than thousands of claims and settlements.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
@@ -43,16 +44,16 @@ AT_MOST: Final = 1.5
 _CONFIG: Final = """
 providers:
   primary: {adapter: smsroute, base_url: "http://127.0.0.1:9", api_key: none}
-senders: {MyApp: {traffic: transactional}, MyAppOTP: {traffic: otp}}
+senders: {MyApp: {traffic: transactional}}
 routes: [{providers: [primary]}]
 limits: {rates: {send: {per_s: 100000, burst: 100000}}}
 """
-_BODY: Final = '{"to": "{to}", "from": "MyAppOTP", "message": "Your code is {n}."}'
+_BODY: Final = '{"to": "{to}", "from": "MyApp", "message": "Your parcel {n} arrives today.", "send_at": "SEND_AT"}'
 _POSTS_PER_S: Final = 200
-_POST_TURNS: Final = 3
+_POST_TURNS: Final = 4
 _POST_S: Final = 3.0
 _WARM_UP: Final = 10
-_UNCOUNTED: Final = " (not counted)"
+_UNCOUNTED: Final = "uncounted "
 
 Medians: TypeAlias = dict[str, float]
 
@@ -78,9 +79,10 @@ class Side:
     steps: Steps
 
     async def post(self) -> None:
-        """Send single messages, none of which is ever claimed."""
+        """Send single messages that are due in a week, so that they do not stand in the queue."""
+        body = _BODY.replace("SEND_AT", f"{datetime.now(UTC) + timedelta(days=7):%Y-%m-%dT%H:%M:%SZ}")
         headers = {**self.headers, "Idempotency-Key": "{n}"}
-        plan = Plan(f"{self.url}/v1/send", headers, _BODY, connections=16, seconds=_POST_S, rate=_POSTS_PER_S)
+        plan = Plan(f"{self.url}/v1/send", headers, body, connections=16, seconds=_POST_S, rate=_POSTS_PER_S)
         result = await measure(plan)
         if set(result.statuses) != {"200"}:
             raise SystemExit(f"not every answer was 200: {result.statuses}")
@@ -112,31 +114,37 @@ async def _side(server: str, name: str, folder: Path) -> AsyncIterator[Side]:
 
 
 async def _measure(sides: Sequence[Side], turns: int, dead: int) -> None:
-    """Every step on every side, in turns."""
+    """Every step on every side, in turns, each side first as often as the other."""
     for turn in range(_WARM_UP + turns):
-        for side in sides:
+        for side in _turned(sides, turn):
             if turn == _WARM_UP:
                 side.steps.took.clear()
             await side.steps.travel()
             await side.steps.ask()
+            await side.steps.look_after()
             await side.steps.get()
-    for _ in range(_POST_TURNS):
-        for side in sides:
+    for turn in range(_POST_TURNS):
+        for side in _turned(sides, turn):
             await side.post()
     async with AsyncExitStack() as stack:
         for side in sides:
             await stack.enter_async_context(side.steps.old_snapshot())
             for _ in range(dead // BATCH):
                 await side.steps.travel(_UNCOUNTED)
-        for _ in range(turns // 2):
-            for side in sides:
-                await side.steps.travel(" (old)")
+        for turn in range(turns // 2):
+            for side in _turned(sides, turn):
+                await side.steps.travel("old ")
+                await side.steps.look_after("old ")
+
+
+def _turned(sides: Sequence[Side], turn: int) -> Sequence[Side]:
+    return sides[:: -1 if turn % 2 else 1]
 
 
 def _medians(side: Side) -> dict[str, float]:
     """Milliseconds by step."""
     took = side.steps.took
-    return {step: statistics.median(took[step]) * 1000 for step in took if not step.endswith(_UNCOUNTED)}
+    return {step: statistics.median(took[step]) * 1000 for step in took if not step.startswith(_UNCOUNTED)}
 
 
 async def _run(options: argparse.Namespace) -> dict[int, tuple[Medians, Medians]]:

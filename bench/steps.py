@@ -47,6 +47,7 @@ class Steps:
         self._listing = MessageListing(database)
         self._upkeep = Upkeep(database)
         self._rows = 0
+        self._window = datetime.now(UTC), datetime.now(UTC)
         self._old_ids: list[UUID] = []
         self._floors: dict[UUID, datetime] = {}
 
@@ -56,11 +57,15 @@ class Steps:
 
     async def grow(self, dsn: str, rows: int) -> None:
         """Add messages of before, until there are so many."""
-        await history(dsn, self._client_id, self._rows + 1, rows, datetime.now(UTC) - timedelta(minutes=1))
+        until = datetime.now(UTC) - timedelta(minutes=1)
+        await history(dsn, self._client_id, self._rows + 1, rows, until)
+        self._window = until - timedelta(days=DAYS), until - timedelta(days=1)  # without what was measured before
         found = await self._database.fetch(
-            "SELECT id FROM messages TABLESAMPLE SYSTEM ($1) WHERE client_id = $2 AND status = 'delivered'",
+            "SELECT id FROM messages TABLESAMPLE SYSTEM ($1)"
+            " WHERE client_id = $2 AND status = 'delivered' AND created_at < $3",
             min(100.0, 100 * 10_000 / rows),
             self._client_id,
+            self._window[1],
         )
         self._rows, self._old_ids = rows, [row["id"] for row in found]
 
@@ -71,36 +76,36 @@ class Steps:
         yield
         self.took.setdefault(name, []).append(time.perf_counter() - began_s)
 
-    async def travel(self, when: str = "") -> None:
-        """Take a batch of messages all the way."""
+    async def travel(self, kind: str = "") -> None:
+        """Take a batch of messages all the way. `kind` stands before the names of the steps."""
         new = [_message(self._client_id) for _ in range(BATCH)]
-        with self.timed(f"accept{when}"):
+        with self.timed(f"{kind}accept"):
             await asyncio.gather(*(self._messages.add(message, self._key(message.id.hex)) for message in new))
-        claimed = await self._claim(when)
+        claimed = await self._claim(kind)
         begins = [Begin(new_attempt_id(message.id), message.id, "primary", self._worker_id) for message in claimed]
-        with self.timed(f"begin{when}"):
+        with self.timed(f"{kind}begin"):
             await asyncio.gather(*map(self._queue.begin, begins))
-        with self.timed(f"settle{when}"):
+        with self.timed(f"{kind}settle"):
             await asyncio.gather(*(self._queue.settle(_accepted(begin)) for begin in begins))
-        with self.timed(f"receipt{when}"):
+        with self.timed(f"{kind}receipt"):
             await asyncio.gather(*(self._receipts.apply(_delivered(begin)) for begin in begins))
-        with self.timed(f"webhook claim{when}"):
+        with self.timed(f"{kind}webhook claim"):
             deliveries = await self._outbox.claim(self._worker_id, BATCH, BATCH, {})
-        with self.timed(f"webhook settle{when}"):
+        with self.timed(f"{kind}webhook settle"):
             await asyncio.gather(*(self._outbox.settle(_acknowledged(delivery)) for delivery in deliveries))
         if not len(claimed) == len(deliveries) == BATCH:
             raise SystemExit(f"{len(claimed)} messages and {len(deliveries)} webhooks claimed, instead of {BATCH} each")
 
-    async def _claim(self, when: str) -> list[Claimed]:
-        with self.timed(f"claim{when}"):
+    async def _claim(self, kind: str) -> list[Claimed]:
+        with self.timed(f"{kind}claim"):
             claimed = await self._queue.claim(Traffic.TRANSACTIONAL, self._worker_id, self._floors, BATCH)
         self._floors[self._client_id] = max(message.due_at for message in claimed) - _FLOOR_MARGIN
-        with self.timed(f"claim none{when}"):
+        with self.timed(f"{kind}claim none"):
             await self._queue.claim(Traffic.TRANSACTIONAL, self._worker_id, {}, BATCH)
         return claimed
 
     async def ask(self) -> None:
-        """What callers ask, and what workers ask by themselves."""
+        """What callers ask of old messages."""
         number = random.randrange(2, self._rows, 2)  # noqa: S311 - any will do
         with self.timed("replay"):
             answer = await self._messages.add(_message(self._client_id), self._key(key_of(number)))
@@ -110,45 +115,42 @@ class Steps:
             await self._messages.history(old)
         if not isinstance(answer, Earlier) or found is None:
             raise SystemExit("an old message was not found")
-        with self.timed("list"):
-            await self._list()
-        with self.timed("list by status"):
-            await self._list(status="undelivered")
-        with self.timed("list by recipient"):
-            await self._list(to=found["recipient"])
-        with self.timed("list by reference"):
-            await self._list(reference=found["reference"])
-        await self._look_after()
+        await self._list("list")
+        await self._list("list by status", status="undelivered")
+        await self._list("list by recipient", to=found["recipient"])
+        await self._list("list by reference", reference=found["reference"])
 
-    async def _list(self, **filters: Any) -> None:
-        since = datetime.now(UTC) - timedelta(days=DAYS)
-        page = await self._listing.page(Wanted(self._client_id, since, None, **filters), None, PAGE)
+    async def _list(self, name: str, **filters: Any) -> None:
+        since, until = self._window
+        with self.timed(name):
+            page = await self._listing.page(Wanted(self._client_id, since, until, **filters), None, PAGE)
         if not page:
             raise SystemExit(f"nothing is listed for {filters}")
 
-    async def _look_after(self) -> None:
-        with self.timed("round"):
+    async def look_after(self, kind: str = "") -> None:
+        """What workers ask of themselves."""
+        with self.timed(f"{kind}round"):
             await self._upkeep.dead_workers()
             await self._upkeep.stray_messages(self._worker_id, [])
             await self._upkeep.stray_deliveries(self._worker_id, [])
             await self._upkeep.without_receipt()
             await self._receipts.matched_orphans()
-        with self.timed("lane depths"):
+        with self.timed(f"{kind}lane depths"):
             await self._upkeep.lane_depths()
-        with self.timed("forget keys"):
+        with self.timed(f"{kind}forget keys"):
             await self._upkeep.forget_keys()
 
     async def get(self) -> None:
         """What callers ask, over HTTP."""
         old = random.choice(self._old_ids)  # noqa: S311 - any will do
-        since = (datetime.now(UTC) - timedelta(days=DAYS)).isoformat()
-        pages = {"created_after": since, "limit": str(PAGE)}
+        since, until = self._window
+        window = {"created_after": since.isoformat(), "created_before": until.isoformat(), "limit": str(PAGE)}
         with self.timed("GET message"):
             (await self._http.get(f"/v1/messages/{show('msg', old)}")).raise_for_status()
         with self.timed("GET list"):
-            (await self._http.get("/v1/messages", params=pages)).raise_for_status()
+            (await self._http.get("/v1/messages", params=window)).raise_for_status()
         with self.timed("GET list by status"):
-            (await self._http.get("/v1/messages", params=pages | {"status": "undelivered"})).raise_for_status()
+            (await self._http.get("/v1/messages", params=window | {"status": "undelivered"})).raise_for_status()
 
     @asynccontextmanager
     async def old_snapshot(self) -> AsyncIterator[None]:

@@ -2,6 +2,7 @@
 
 That time is the TAT, the theoretical arrival time: when the next event would come if all came evenly. Every time here
 is in seconds on one clock, and the caller passes it in. `interval_s` is the time between events: 1 / rate, above 0.
+Limits with a burst are here. A provider's MPS, which has none, is a statement: storage/queries/pacing.sql.
 """
 
 from __future__ import annotations
@@ -12,28 +13,6 @@ from typing import Final
 
 # Unix time as a float is exact to 0.24 us. Without some slack, a slot that is due now would look not yet due.
 _ROUNDING_S: Final = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Evenly spaced slots: the one numbered `i` (from 0) is at `first_s + i * interval_s`.
-
-    `tat_s` is to be stored. When `count` is 0, `first_s` says when the next slot is free.
-    """
-
-    first_s: float
-    count: int
-    tat_s: float
-
-
-def grant(tat_s: float, now_s: float, interval_s: float, wanted: int, horizon_s: float) -> Grant:
-    """Give up to `wanted` slots that lie within `horizon_s` from now. There is no burst: this is a provider's MPS."""
-    first_s = max(tat_s, now_s)
-    room_s = now_s + horizon_s - first_s + _ROUNDING_S
-    if room_s < 0 or wanted < 1:
-        return Grant(first_s, 0, tat_s)
-    count = min(wanted, math.floor(room_s / interval_s) + 1)
-    return Grant(first_s, count, first_s + count * interval_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,14 @@ class Deliver:
         """Not to be claimed again at once, or the same would be met again and again."""
         try:
             await self._runtime.queue.settle(
-                Settlement(message.id, message.worker_id, Move.PUT_BACK, reason=reason, delay_s=delay_s)
+                Settlement(
+                    message.id,
+                    message.worker_id,
+                    Move.PUT_BACK,
+                    reason=reason,
+                    delay_s=delay_s,
+                    lane=message.traffic,
+                )
             )
         except StoreError as error:
             log.warning("store error in delivery", extra={"message_id": show("msg", message.id), "error": str(error)})

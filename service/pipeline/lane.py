@@ -18,6 +18,7 @@ from service.pipeline.lease import Lease
 from service.pipeline.pace import PATIENCE_S
 from service.runtime import Runtime
 from service.settings import GatewayConfig
+from service.storage.batch import LANES_EVERY_S
 from service.storage.queue import Claimed
 
 log = logging.getLogger(__name__)
@@ -51,10 +52,13 @@ class Lane:
         """Claim and work until cancelled."""
         while True:
             self._wake.clear()
+            began_s = time.monotonic()
             free = self._limit - len(self.under_way)
             claimed = await self._claim(free) if free > 0 else 0
             if claimed < free or free <= 0:
                 await self._rest()
+            if (wait_s := began_s + LANES_EVERY_S[self._traffic] - time.monotonic()) > 0:
+                await asyncio.sleep(wait_s)  # a claim costs as much for one as for many
 
     async def _rest(self) -> None:
         """Until something was accepted, a place is free, or it is time to look again."""

@@ -29,6 +29,7 @@ from service.domain.keyring import Keyring
 from service.errors import HttpError, StoreError
 from service.pipeline.lease import Lease
 from service.runtime import Runtime
+from service.storage.batch import UNHURRIED_S
 from service.storage.outbox import Delivery, DeliveryResult
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Notify:
         """Deliver until cancelled; what is under way then goes on until `drain`."""
         while True:
             self._wake.clear()
+            began_s = time.monotonic()
             free = self._settings.concurrency - len(self._under_way)
             if (await self._claim(free) if free > 0 else 0) < free or free <= 0:
                 try:
@@ -66,6 +68,8 @@ class Notify:
                         await self._wake.wait()
                 except TimeoutError:
                     pass
+            if (wait_s := began_s + UNHURRIED_S - time.monotonic()) > 0:
+                await asyncio.sleep(wait_s)  # a claim costs as much for one as for many
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for webhooks that are under way."""

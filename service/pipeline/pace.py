@@ -15,6 +15,8 @@ PATIENCE_S = 1.0
 
 _RESERVE_AHEAD_S = 0.02
 """An OTP waits for what others have reserved, so it is little; a reservation is a transaction, so it is not nothing."""
+_RESERVE_EVERY_S = 0.005
+"""Those whose turn comes within this time reserve together. The others' reservations then reach about as far ahead."""
 
 
 class Busy(Exception):
@@ -34,7 +36,7 @@ class Pace:
         self._intervals_s = intervals_s
         self._interval_s = max(intervals_s.values(), default=0.0)
         self._horizon_s = min(max(self._interval_s, _RESERVE_AHEAD_S), PATIENCE_S)
-        self._reserve: Batcher[None, Slot] = Batcher(self._reserve_together)
+        self._reserve: Batcher[None, Slot] = Batcher(self._reserve_together, every_s=_RESERVE_EVERY_S)
         self._last_put_back_s: dict[UUID, float] = {}
 
     async def wait(self, client_id: UUID) -> None:

@@ -32,7 +32,7 @@ class Screen:
 
     async def __call__(self, message: Claimed, route: Route) -> Stop | None:
         """Why the message stops here, or None: go on."""
-        known = await self._numbers.screen(message.to, message.client_id)
+        known = await self._numbers.screen(message.to, message.client_id, message.traffic)
         if known.suppressed:
             return Stop("suppressed")
         if route.hlr is HlrPolicy.OFF:

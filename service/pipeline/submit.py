@@ -60,7 +60,8 @@ class Work:
 
     def settle(self, move: Move, reason: str | None = None, *, delay_s: float = 0.0) -> Settlement:
         """A settlement of this message."""
-        return Settlement(self.message.id, self.message.worker_id, move, reason=reason, delay_s=delay_s)
+        message = self.message
+        return Settlement(message.id, message.worker_id, move, reason=reason, delay_s=delay_s, lane=message.traffic)
 
 
 @dataclass(slots=True)
@@ -217,7 +218,7 @@ class Submit:
         """Write the attempt, then call. The call ends before the lease does."""
         message, account = work.message, gate.account
         asked_s = time.monotonic()
-        begun = await self._queue.begin(Begin(attempt_id, message.id, account.name, message.worker_id))
+        begun = await self._queue.begin(Begin(attempt_id, message.id, account.name, message.worker_id, message.traffic))
         if begun is None:
             raise LeaseLost(str(message.id))
         per_message = account.adapter.capabilities.callback_per_message
@@ -286,6 +287,7 @@ def _attempt(work: Work, attempt_id: UUID, outcome: Outcome) -> Settlement:
         closes=not isinstance(outcome, Accepted | Unknown),
         reason=getattr(outcome, "reason", None),
         code=getattr(outcome, "code", None),
+        lane=work.message.traffic,
     )
 
 

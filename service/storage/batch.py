@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import Any, Final, Generic, TypeVar
 
+from service.domain.message import Traffic
 from service.errors import CommitUnknown, StoreOverloaded, Unstorable
 
 Item = TypeVar("Item")
@@ -19,6 +20,10 @@ Answer = TypeVar("Answer")
 
 PATIENCE_S: Final = 4.0
 """How long a caller of the API waits for a batch. Some requests need two, and many callers hang up after 10 s."""
+LANES_EVERY_S: Final = {Traffic.OTP: 0.0, Traffic.TRANSACTIONAL: 0.005, Traffic.MARKETING: 0.02}
+"""How soon one batch of a lane may follow another. See docs/decisions/0011-batches-of-lanes.md."""
+UNHURRIED_S: Final = 0.02
+"""The same for what nobody waits for, such as receipts and webhooks."""
 _LONG_S: Final = 0.005
 _DEADLOCK = "40P01"
 _DEADLOCK_TRIES = 5
@@ -41,8 +46,9 @@ class Batcher(Generic[Item, Answer]):
     `run` gets a batch and returns one answer for each item, in order; it must be one transaction. Two batches that lock
     the same rows in different orders deadlock, so every batch is sorted. `flights` batches run at once at most: the
     first for whoever comes, another where `crowd` items wait or one does for long, because a statement for few costs
-    much of what one for many does. When `max_waiting` items wait already, a new one is turned away: a queue that only
-    grows helps nobody. A caller waits `patience_s` and at most a tenth longer (None: as long as it takes), even where
+    much of what one for many does. For the same reason each flight begins its batches no less than `every_s` apart.
+    When `max_waiting` items wait already, a new one is turned away: a queue that only grows helps nobody. A caller
+    waits `patience_s` and at most a tenth longer (None: as long as it takes), even where
     PostgreSQL hangs.
     """
 
@@ -55,6 +61,7 @@ class Batcher(Generic[Item, Answer]):
         max_waiting: int = 20_000,
         flights: int = 1,
         crowd: int = 1,
+        every_s: float = 0.0,
         patience_s: float | None = None,
     ) -> None:
         self._run = run
@@ -63,6 +70,7 @@ class Batcher(Generic[Item, Answer]):
         self._max_waiting = max_waiting
         self._max_flights = flights
         self._crowd = crowd
+        self._every_s = every_s
         self._patience_s = patience_s
         self._waiting: deque[_Entry[Item, Answer]] = deque()
         self._flights: set[asyncio.Task[None] | None] = set()
@@ -102,8 +110,9 @@ class Batcher(Generic[Item, Answer]):
         self._look = loop.call_later(patience_s / 10, self._give_up, loop, patience_s) if busy else None
 
     async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            while self._waiting and self._worth(len(self._flights), asyncio.get_running_loop().time()):
+            while self._waiting and self._worth(len(self._flights), began_s := loop.time()):
                 if not (batch := self._next_batch()):
                     break
                 self._flying.append(batch)
@@ -111,6 +120,9 @@ class Batcher(Generic[Item, Answer]):
                     await self._store(batch)
                 finally:
                     self._flying.remove(batch)
+                # Also where nobody waits by now: who comes next waits for the rest of the time.
+                if (rest_s := began_s + self._every_s - loop.time()) > 0:
+                    await asyncio.sleep(rest_s)
         finally:
             # Here and not in a done callback: that runs after the callers just answered, whose next items would then
             # find a flight that no longer looks.
@@ -172,6 +184,13 @@ class Batcher(Generic[Item, Answer]):
                 if getattr(error.__cause__, "sqlstate", None) != _DEADLOCK:
                     raise
         return await self._run(items)
+
+
+def by_lane(
+    run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]], lock_key: Callable[[Item], Any] | None = None
+) -> dict[Traffic, Batcher[Item, Answer]]:
+    """Batches of its own for each class of traffic, so that an OTP never waits for a campaign's."""
+    return {lane: Batcher(run, lock_key=lock_key, every_s=every_s) for lane, every_s in LANES_EVERY_S.items()}
 
 
 def _fail(batch: Iterable[_Entry[Any, Any]], error: BaseException) -> None:

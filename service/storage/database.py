@@ -55,7 +55,9 @@ def store_error(error: BaseException) -> StoreError | None:
 # because PostgreSQL takes a plan that has no other way for an expensive one.
 _PLANS_TO_KEEP = {
     "plan_cache_mode": "force_generic_plan",  # or else some are planned for each call, which takes longer than the call
-    **dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit"), "off"),
+    **dict.fromkeys(
+        ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "enable_material", "jit"), "off"
+    ),
 }
 # So PgBouncer refuses them: for it they would have to be those of every connection that it lends.
 _NO_SUCH_PARAMETER = "unsupported startup parameter"

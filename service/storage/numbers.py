@@ -9,7 +9,8 @@ from typing import Any
 from uuid import UUID
 
 from service.domain.hlr import HlrResult, HlrStatus
-from service.storage.batch import Batcher
+from service.domain.message import Traffic
+from service.storage.batch import by_lane
 from service.storage.database import Database
 from service.storage.sql import queries
 
@@ -29,11 +30,11 @@ class NumberStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._screens: Batcher[tuple[str, UUID], Known] = Batcher(self._screen)
+        self._screens = by_lane(self._screen)
 
-    async def screen(self, number: str, client_id: UUID) -> Known:
-        """Suppression and cached HLR result of a number."""
-        return await self._screens.submit((number, client_id))
+    async def screen(self, number: str, client_id: UUID, lane: Traffic = Traffic.TRANSACTIONAL) -> Known:
+        """Suppression and cached HLR result of a number. `lane`: whose batches it goes with."""
+        return await self._screens[lane].submit((number, client_id))
 
     async def _screen(self, items: Sequence[tuple[str, UUID]]) -> list[Known]:
         rows = await self._database.fetch(_SQL["screen"], [number for number, _ in items], [who for _, who in items])

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from service.domain.pacing import admit, grant
+from service.domain.pacing import admit
 from service.storage.database import Connection, Database
+from service.storage.sql import queries
 
-_ENSURE = "INSERT INTO pacing (key, tat) SELECT k, now() FROM unnest($1::text[]) AS k ON CONFLICT DO NOTHING"
-_LOCK = "SELECT key, tat, clock_timestamp() AS now FROM pacing WHERE key = ANY ($1) ORDER BY key FOR UPDATE"
-_STORE = (
-    "UPDATE pacing AS p SET tat = i.tat FROM unnest($1::text[], $2::timestamptz[]) AS i (key, tat) WHERE p.key = i.key"
-)
+_SQL = queries("pacing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +40,13 @@ class PacingStore:
         Returns `wanted` slots in order. Those within `horizon_s` are reserved; the rest are only estimates, to be asked
         for again.
         """
-        keys = sorted(intervals_s)
-        async with self._database.writing() as connection, connection.transaction():
-            now, tats_s = await _lock(connection, keys)
-            began_s = time.monotonic()
-            slots, after_s = _slots(tats_s, intervals_s, wanted, horizon_s)
-            await connection.execute(_STORE, keys, [now + timedelta(seconds=after_s[key]) for key in keys])
-        taken_s = time.monotonic() - began_s  # the commit took its time of every slot
-        return [Slot(max(0.0, slot.in_s - taken_s), slot.reserved) for slot in slots]
+        arguments = list(intervals_s), list(intervals_s.values()), wanted, horizon_s
+        async with self._database.writing() as connection:
+            row = await connection.fetchrow(_SQL["reserve"], *arguments)
+            while row is None:  # the first time, or the table (not in WAL) was emptied by a crash
+                await connection.execute(_SQL["ensure"], sorted(intervals_s))
+                row = await connection.fetchrow(_SQL["reserve"], *arguments)
+        return [Slot(row["first_s"] + number * row["spacing_s"], number < row["reserved"]) for number in range(wanted)]
 
     async def admit(self, key: str, interval_s: float, burst: int, least: int, most: int) -> Admission:
         """Take as many events of a limiter as there are, at most `most`; none where there are not `least`."""
@@ -62,7 +57,7 @@ class PacingStore:
                 return Admission(0, decision.retry_after_s)
             count = min(most, least + decision.remaining)
             after_s = admit(tats_s[key], 0.0, interval_s, burst, count).tat_s
-            await connection.execute(_STORE, [key], [now + timedelta(seconds=after_s)])
+            await connection.execute(_SQL["store"], [key], [now + timedelta(seconds=after_s)])
         return Admission(count, 0.0)
 
     async def give_back(self, key: str, seconds: float) -> None:
@@ -74,23 +69,9 @@ class PacingStore:
 
 async def _lock(connection: Connection, keys: list[str]) -> tuple[datetime, dict[str, float]]:
     """The database's time, and each key's TAT counted from it; locked until the transaction ends."""
-    rows = await connection.fetch(_LOCK, keys)
+    rows = await connection.fetch(_SQL["lock"], keys)
     if len(rows) < len(keys):  # the first time, or the table (not in WAL) was emptied by a crash
-        await connection.execute(_ENSURE, keys)
-        rows = await connection.fetch(_LOCK, keys)
+        await connection.execute(_SQL["ensure"], keys)
+        rows = await connection.fetch(_SQL["lock"], keys)
     now: datetime = rows[0]["now"]
     return now, {row["key"]: (row["tat"] - now).total_seconds() for row in rows}
-
-
-def _slots(
-    tats_s: dict[str, float], intervals_s: dict[str, float], wanted: int, horizon_s: float
-) -> tuple[list[Slot], dict[str, float]]:
-    """The slots, and each key's TAT after them; all times count from now. The slowest key sets the spacing."""
-    spacing_s = max(intervals_s.values())
-    granted = grant(max(tats_s.values()), 0.0, spacing_s, wanted, horizon_s)
-    slots = [Slot(granted.first_s + number * spacing_s, number < granted.count) for number in range(wanted)]
-    after_s = {
-        key: max(tat_s, 0.0) + granted.count * intervals_s[key] if granted.count else tat_s
-        for key, tat_s in tats_s.items()
-    }
-    return slots, after_s

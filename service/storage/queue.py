@@ -12,7 +12,7 @@ from uuid import UUID
 import orjson
 
 from service.domain.message import Traffic
-from service.storage.batch import Batcher
+from service.storage.batch import by_lane
 from service.storage.database import Connection, Database
 from service.storage.sql import queries
 
@@ -56,12 +56,16 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """An attempt to be written before its call; a known `attempt_id` is a repeat of that call."""
+    """An attempt to be written before its call; a known `attempt_id` is a repeat of that call.
+
+    `lane`: whose batches it goes with.
+    """
 
     attempt_id: UUID
     message_id: UUID
     provider: str
     worker_id: UUID
+    lane: Traffic = Traffic.TRANSACTIONAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,10 @@ class Move(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What became of an attempt (if there was one) and where its message goes now."""
+    """What became of an attempt (if there was one) and where its message goes now.
+
+    `lane`: whose batches it goes with.
+    """
 
     message_id: UUID
     worker_id: UUID | None
@@ -105,6 +112,7 @@ class Settlement:
     provider_message_id: str | None = None
     error_code: int | None = None
     delay_s: float = 0.0
+    lane: Traffic = Traffic.TRANSACTIONAL
 
 
 class MessageQueue:
@@ -114,10 +122,8 @@ class MessageQueue:
         self._database = database
         self._receipt_wait = receipt_wait
         self._text_at_once = list(text_at_once)
-        self._begins: Batcher[Begin, Begun | None] = Batcher(self._begin, lock_key=lambda item: item.message_id.int)
-        self._settlements: Batcher[Settlement, str | None] = Batcher(
-            self._settle, lock_key=lambda item: item.message_id.int
-        )
+        self._begins = by_lane(self._begin, lock_key=lambda item: item.message_id.int)
+        self._settlements = by_lane(self._settle, lock_key=lambda item: item.message_id.int)
 
     async def claim(self, lane: Traffic, worker_id: UUID, floors: dict[UUID, datetime], limit: int) -> list[Claimed]:
         """At most `limit` due messages of a lane, a turn for each client; none due before its client's floor."""
@@ -129,7 +135,7 @@ class MessageQueue:
 
     async def begin(self, item: Begin) -> Begun | None:
         """Write an attempt; None where the message is no longer this worker's to send (or has expired)."""
-        return await self._begins.submit(item)
+        return await self._begins[item.lane].submit(item)
 
     async def _begin(self, items: Sequence[Begin]) -> list[Begun | None]:
         async with self._database.writing() as connection:
@@ -145,7 +151,7 @@ class MessageQueue:
 
     async def settle(self, item: Settlement) -> str | None:
         """Store what happened; returns the message's new status, None where it did not move."""
-        return await self._settlements.submit(item)
+        return await self._settlements[item.lane].submit(item)
 
     async def _settle(self, items: Sequence[Settlement]) -> list[str | None]:
         async with self._database.writing() as connection, connection.transaction():

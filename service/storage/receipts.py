@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from service.domain.receipt import reason_for
-from service.storage.batch import PATIENCE_S, Batcher
+from service.storage.batch import PATIENCE_S, UNHURRIED_S, Batcher
 from service.storage.database import Connection, Database
 from service.storage.queue import lock_messages
 from service.storage.sql import queries
@@ -53,7 +53,7 @@ class ReceiptStore:
         self._database = database
         self._receipt_wait = receipt_wait
         self._text_at_once = list(text_at_once)
-        self._batcher: Batcher[News, Applied] = Batcher(self._apply, patience_s=PATIENCE_S)
+        self._batcher: Batcher[News, Applied] = Batcher(self._apply, every_s=UNHURRIED_S, patience_s=PATIENCE_S)
 
     async def apply(self, news: News) -> Applied:
         """Record a receipt and move its message on; one that names no known attempt is kept as an orphan."""

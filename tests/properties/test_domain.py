@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from service.domain.backoff import put_back_delay_s, repeat_delay_s, webhook_delay_s
 from service.domain.message import MessageStatus, may_become
 from service.domain.msisdn import check_syntax, country, is_valid, line_type
-from service.domain.pacing import admit, grant
+from service.domain.pacing import admit
 from service.domain.segments import GSM_BASIC, GSM_EXTENSION, measure
 from service.errors import TargetRefused
 from service.http import TargetPolicy
@@ -71,17 +71,6 @@ def test_no_way_leads_out_of_an_end_more_than_once(wanted: list[tuple[MessageSta
             # What was delivered has no reason: it is no guess of ours.
             status, reason = new, None if new is MessageStatus.DELIVERED else why
     assert left <= 1
-
-
-@given(RATES, st.integers(1, 100), st.floats(0, 2))
-def test_no_slot_is_lost_to_who_asks_at_the_time_that_was_told(rate: float, wanted: int, horizon_s: float) -> None:
-    interval_s, tat_s, now_s, had = 1 / rate, 0.0, NOW_S, 0
-    for _ in range(20):
-        given_ = grant(tat_s, now_s, interval_s, wanted, horizon_s)
-        tat_s, had = given_.tat_s, had + given_.count
-        now_s = max(now_s, tat_s - horizon_s)
-        assert grant(tat_s, now_s + 1e-5, interval_s, 1, horizon_s).count == 1
-    assert had >= 20
 
 
 @given(RATES, st.integers(1, 40), st.integers(1, 40), st.integers(0, 10))

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import asyncpg
 import pytest
 
+from service.domain.message import Traffic
 from service.errors import CommitUnknown, StoreOverloaded, Unstorable
-from service.storage.batch import Batcher
+from service.storage.batch import Batcher, by_lane
 
 
 class Recording:
@@ -265,3 +266,39 @@ async def test_one_who_leaves_before_its_batch_began_is_not_stored() -> None:
     await first
     assert await batcher.submit(3) == 30
     assert store.stored == [1, 3]
+
+
+async def test_who_comes_soon_after_a_batch_waits_for_company() -> None:
+    store = Recording()
+    batcher = Batcher(store.run, every_s=0.2)
+    await batcher.submit(1)
+    second = asyncio.create_task(batcher.submit(2))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert await batcher.submit(3) == 30
+    assert await second == 20
+    assert store.batches == [[1], [2, 3]]
+
+
+async def test_who_comes_long_after_a_batch_waits_for_nobody() -> None:
+    store = Recording()
+    batcher = Batcher(store.run, every_s=0.01)
+    await batcher.submit(1)
+    await asyncio.sleep(0.02)
+    second = asyncio.create_task(batcher.submit(2))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert second.done()
+
+
+async def test_batches_of_one_lane_do_not_wait_for_those_of_another() -> None:
+    store = Held()
+    batchers = by_lane(store.run)
+    campaign = asyncio.create_task(batchers[Traffic.MARKETING].submit(1))
+    await store.begun.wait()
+    store.begun.clear()
+    otp = asyncio.create_task(batchers[Traffic.OTP].submit(2))
+    await asyncio.wait_for(store.begun.wait(), 5)
+    store.go.set()
+    assert (await campaign, await otp) == (10, 20)
+    assert store.batches == [[1], [2]]

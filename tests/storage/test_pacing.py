@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 
 import pytest
 
@@ -46,16 +47,55 @@ def reserved(slots: list[Slot]) -> list[float]:
 
 
 def assert_spaced(slots: list[Slot], wanted_s: list[float]) -> None:
-    """Each is as far away as wanted, less the time that the commit took: the same for all."""
-    taken_s = wanted_s[-1] - slots[-1].in_s
-    assert 0 <= taken_s < 1
-    assert [slot.in_s for slot in slots] == pytest.approx([max(0, slot_s - taken_s) for slot_s in wanted_s], abs=1e-6)
+    assert [slot.in_s for slot in slots] == pytest.approx(wanted_s, abs=1e-6)
 
 
 async def test_slots_are_evenly_spaced_and_reserved_only_within_the_horizon(store: Store) -> None:
     slots = await store.pacing.reserve(ALL, 5, HORIZON_S)
     assert_spaced(slots, [0, 0.05, 0.1, 0.15, 0.2])
     assert [slot.reserved for slot in slots] == [True, True, True, False, False]
+
+
+async def test_no_more_slots_are_reserved_than_wanted_and_none_where_none_is(store: Store) -> None:
+    assert [slot.reserved for slot in await store.pacing.reserve(ALL, 2, 10.0)] == [True, True]
+    taken_s = await taken(store)
+    assert await store.pacing.reserve(ALL, 0, 10.0) == []
+    assert await taken(store) == taken_s
+
+
+async def test_who_comes_when_it_was_told_to_gets_its_slot(store: Store) -> None:
+    for horizon_s in (0.0, 0.02, 0.1):
+        await store.pacing.reserve(ALL, 50, 1.0)
+        [told] = await store.pacing.reserve(ALL, 1, horizon_s)
+        assert not told.reserved
+        await pass_time(store, told.in_s - horizon_s)
+        [given] = await store.pacing.reserve(ALL, 1, horizon_s)
+        assert given.reserved
+
+
+async def test_a_time_that_is_far_off_is_waited_for(store: Store) -> None:
+    await store.pacing.reserve(ALL, 1, HORIZON_S)
+    await pass_time(store, -1e9)
+    [slot] = await store.pacing.reserve(ALL, 1, HORIZON_S)
+    assert not slot.reserved
+    assert slot.in_s == pytest.approx(1e9, rel=0.01)
+
+
+async def test_slots_never_come_closer_than_their_interval(store: Store) -> None:
+    random = Random(5)  # noqa: S311 - any will do
+    last_s = 0.0
+    for _ in range(60):
+        passed_s = random.choice([0.0, 0.01, 0.3])
+        await pass_time(store, passed_s)
+        wanted = random.randint(1, 6)
+        count = len(reserved(await store.pacing.reserve(OTHER, wanted, random.choice([0.0, 0.05, 0.4]))))
+        if count:
+            end_s = await taken(store, "mps:primary:other")
+            first_s = end_s - count * OTHER["mps:primary:other"]
+            assert first_s >= last_s - passed_s - 1e-5, "it overlaps with an earlier one"
+            last_s = end_s
+        else:
+            last_s -= passed_s
 
 
 async def test_slots_that_were_not_reserved_are_free_for_the_next(store: Store) -> None:

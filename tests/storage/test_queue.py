@@ -95,6 +95,34 @@ async def test_a_claim_skips_what_somebody_has_locked(store: Store) -> None:
     assert [message.id for message in claimed] == [free]
 
 
+async def until_somebody_waits_for_a_lock(store: Store) -> None:
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(10):
+        while not await store.database.fetch(waiting):
+            pass
+
+
+async def test_an_otp_is_begun_and_settled_while_a_batch_of_a_campaign_is_held_up(store: Store) -> None:
+    worker_id = await store.worker()
+    otp, campaign = await store.add(traffic="otp"), await store.add(traffic="marketing")
+    await store.claim(worker_id, Traffic.OTP)
+    await store.claim(worker_id, Traffic.MARKETING)
+    attempts = {message_id: new_attempt_id(message_id) for message_id in (otp, campaign)}
+
+    async def send(message_id: UUID, lane: Traffic) -> str | None:
+        assert await store.queue.begin(Begin(attempts[message_id], message_id, "primary", worker_id, lane)) is not None
+        sent = Settlement(message_id, worker_id, Move.SENT, attempts[message_id], "accepted", lane=lane)
+        return await store.queue.settle(sent)
+
+    async with store.database.writing() as connection, connection.transaction():
+        await connection.execute("SELECT FROM messages WHERE id = $1 FOR UPDATE", campaign)
+        held = asyncio.create_task(send(campaign, Traffic.MARKETING))
+        await until_somebody_waits_for_a_lock(store)
+        assert await asyncio.wait_for(send(otp, Traffic.OTP), 5) == "sent"
+        assert not held.done()
+    assert await held == "sent"
+
+
 async def test_a_parked_message_is_claimed_again_with_what_was_tried(store: Store) -> None:
     worker_id = await store.worker()
     message_id = await store.claimed(worker_id)

@@ -2,6 +2,9 @@
 -- Gives due messages of one lane to a worker, going round the clients so that none fills the lane.
 -- $1 lane, $2 clients, $3 for each a floor of due_at (skips index entries of messages claimed long ago, which stay in
 -- the way while an old snapshot is open; a client without one has none), $4 how many, $5 worker.
+-- Whether a message is still due is judged after it is locked. Asked while it is looked up, it would let PostgreSQL look it
+-- up in the queue's index, which is a walk over all that is due, in whatever lane (12 ms behind 20,000 messages).
+-- The commit does not wait for the disk: what a crash takes back is due again, and no attempt is written without its claim.
 WITH candidates AS (
     SELECT q.id, q.due_at, row_number() OVER (PARTITION BY c.id ORDER BY q.due_at) AS turn
     FROM clients AS c
@@ -17,17 +20,16 @@ WITH candidates AS (
     ORDER BY turn, q.due_at
     LIMIT $4
 ), locked AS MATERIALIZED (
-    SELECT m.id, m.due_at
-    FROM messages AS m
-    JOIN candidates USING (id)
-    WHERE m.due_at <= now() AND m.status IN ('queued', 'sending')
+    SELECT m.id, m.due_at, m.status
+    FROM candidates
+    JOIN messages AS m USING (id)
     ORDER BY m.id
     FOR NO KEY UPDATE OF m SKIP LOCKED
 ), claimed AS (
     UPDATE messages AS m
     SET status = 'sending', worker_id = $5, due_at = NULL
     FROM locked
-    WHERE m.id = locked.id
+    WHERE m.id = locked.id AND locked.due_at <= now() AND locked.status IN ('queued', 'sending')
     RETURNING m.id, m.client_id, m.recipient, m.sender, m.body, m.traffic, m.country, m.segments, m.encoding,
               m.created_at, locked.due_at, m.expires_at, m.send_at
 )
@@ -37,6 +39,7 @@ SELECT c.*,
        extract(epoch FROM now() - c.send_at)::float8 AS age_s,
        a.tried
 FROM claimed AS c
+CROSS JOIN (SELECT set_config('synchronous_commit', 'off', true)) AS unhurried
 CROSS JOIN LATERAL (
     SELECT json_agg(json_build_array(id, provider, open, outcome, calls) ORDER BY started_at, id)::text AS tried
     FROM attempts

@@ -57,12 +57,13 @@ LEFT JOIN webhook_endpoints AS e ON e.id = c.endpoint_id
 
 -- name: settle_deliveries
 -- $1 webhooks, $2 worker of each, $3 new states, $4 delays to the next try (NULL: none), $5 HTTP statuses, $6 errors.
+-- (Not `=` for the worker: the plan would go by the index of what is claimed, where old snapshots keep all ever claimed.)
 UPDATE webhook_deliveries AS d
 SET state = i.state, worker_id = NULL, due_at = now() + make_interval(secs => i.delay_s), last_status = i.last_status,
     last_error = i.last_error, ended_at = CASE WHEN i.state <> 'pending' THEN now() END
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::float8[], $5::smallint[], $6::text[])
   AS i (id, worker_id, state, delay_s, last_status, last_error)
-WHERE d.id = i.id AND d.worker_id = i.worker_id
+WHERE d.id = i.id AND d.worker_id IS NOT DISTINCT FROM i.worker_id
 
 -- name: block_target
 -- Leaves a failing target alone for $3 seconds.

@@ -106,7 +106,9 @@ ON CONFLICT DO NOTHING
 -- name: matched_orphans
 SELECT a.id AS attempt_id, o.provider, o.provider_message_id, o.status, o.error_code, o.provider_code, o.occurred_at
 FROM orphan_receipts AS o
-JOIN attempts AS a USING (provider, provider_message_id)
+CROSS JOIN LATERAL (  -- a mere join may begin with all attempts, where its plan was made before there were any
+    SELECT id FROM attempts WHERE provider = o.provider AND provider_message_id = o.provider_message_id OFFSET 0
+) AS a
 LIMIT 500
 
 -- name: forget_orphans

@@ -54,7 +54,7 @@ SELECT id FROM messages WHERE status = 'sent' AND due_at <= now() ORDER BY due_a
 -- name: forget_keys
 DELETE FROM idempotency_keys
 WHERE (client_id, endpoint, key) IN
-      (SELECT client_id, endpoint, key FROM idempotency_keys WHERE expires_at <= now() LIMIT $1)
+      (SELECT client_id, endpoint, key FROM idempotency_keys WHERE expires_at <= now() ORDER BY expires_at LIMIT $1)
 
 -- name: forget_old_orphans
 DELETE FROM orphan_receipts WHERE received_at < now() - $1::interval

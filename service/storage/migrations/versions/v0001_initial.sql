@@ -63,6 +63,9 @@ CREATE INDEX messages_claimed ON messages (worker_id) WHERE worker_id IS NOT NUL
 CREATE INDEX messages_awaiting_receipt ON messages (due_at) WHERE status = 'sent';
 CREATE INDEX messages_of_client ON messages (client_id, id);
 CREATE INDEX messages_of_batch ON messages (batch_id) WHERE batch_id IS NOT NULL;
+-- For lists: what was sent to this number, and what has this reference? Without them such a question reads a whole window.
+CREATE INDEX messages_to_recipient ON messages (recipient, id);
+CREATE INDEX messages_of_reference ON messages (reference, id) WHERE reference IS NOT NULL;
 -- For the purge of texts. Without `body` in it, so that the purge is a HOT update.
 CREATE INDEX messages_ended ON messages (ended_at) WHERE ended_at IS NOT NULL;
 
@@ -120,7 +123,8 @@ CREATE TABLE idempotency_keys (
     expires_at timestamptz NOT NULL,
     PRIMARY KEY (client_id, endpoint, key)
 );
-CREATE INDEX idempotency_keys_expiry ON idempotency_keys USING brin (expires_at);
+-- Not BRIN: what the space of old keys is filled with again, and what was stored since the last vacuum, it reads each time.
+CREATE INDEX idempotency_keys_expiry ON idempotency_keys (expires_at);
 
 CREATE TABLE batches (
     id         uuid PRIMARY KEY,
