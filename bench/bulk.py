@@ -24,7 +24,7 @@ import asyncpg
 
 from bench.load import Plan, Result, measure
 from bench.report import parser, report
-from bench.world import World, a_number, a_world
+from bench.world import SERVE, World, a_number, a_world
 
 _CONFIG: Final = """
 providers:
@@ -113,7 +113,7 @@ async def _turns(world: World, size: int, turns: int, seconds: float) -> list[tu
 
 async def _run(turns: int, seconds: float) -> tuple[dict[int, list[tuple[float, Result]]], dict[str, Result]]:
     with tempfile.TemporaryDirectory() as name:
-        async with a_world(Path(name), _CONFIG, [], parts=["serve"]) as world:
+        async with a_world(Path(name), _CONFIG, [], parts=[SERVE]) as world:
             results = {size: await _turns(world, size, turns, seconds) for size in _SIZES}
             lasting_s = max(seconds, 10.0)
             singles = {"alone": await measure(_singles(world, lasting_s))}

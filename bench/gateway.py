@@ -35,7 +35,9 @@ def _end_of(log: Path) -> str:
 
 
 @asynccontextmanager
-async def process(arguments: Sequence[str], ready_url: str, log: Path, **environment: str) -> AsyncIterator[None]:
+async def process(
+    arguments: Sequence[str], ready_url: str, log: Path, **environment: str
+) -> AsyncIterator[psutil.Process]:
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", *arguments, env=os.environ | environment, stdout=output, stderr=output
@@ -50,7 +52,7 @@ async def process(arguments: Sequence[str], ready_url: str, log: Path, **environ
                             break
                     except httpx.TransportError:
                         await asyncio.sleep(0.05)
-            yield
+            yield psutil.Process(process.pid)
         finally:
             if process.returncode is None:
                 process.terminate()

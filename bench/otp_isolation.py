@@ -4,7 +4,9 @@ One client sends single OTPs; what counts is the time from the accept (`created_
 with nothing else going on, then while another client's 100,000 marketing recipients drain through the same two
 providers at an MPS of 500. The campaign's rate at the providers is shown too: to starve it would be no isolation.
 
-PostgreSQL, one `serve`, one `worker` and two simulated providers, which send receipts, share the machine.
+A `worker` of its own does the OTPs, and one with a lower priority all else, as docs/performance.md advises; with
+`--one-worker` a single one does everything. PostgreSQL, `serve` and two simulated providers, which send receipts, share
+the machine.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from bench.report import parser, quantile, report
-from bench.world import World, a_number, a_world
+from bench.world import SERVE, WORKER, Part, World, a_number, a_world
 
 _PROVIDERS: Final = ("primary", "fallback")
 _MPS: Final = 500
@@ -29,6 +32,11 @@ providers: {{primary: {primary}, fallback: {fallback}}}
 senders: {{MyAppOTP: {{traffic: otp}}, MyAppPromo: {{traffic: marketing}}}}
 routes: [{{providers: [primary, fallback], hlr: "off"}}]
 """
+_APART: Final = (
+    SERVE,
+    Part("worker", "otp", {"SMS_GATEWAY_WORK": "otp"}),
+    Part("worker", "others", {"SMS_GATEWAY_WORK": "transactional,marketing,webhooks"}, nice=10),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +84,10 @@ async def _flood(world: World, recipients: int) -> None:
         answer.raise_for_status()
 
 
-async def _run(seconds: float, recipients: int) -> tuple[Observed, Observed]:
+async def _run(parts: Sequence[Part], seconds: float, recipients: int) -> tuple[Observed, Observed]:
     with tempfile.TemporaryDirectory() as name:
         paces = dict.fromkeys(_PROVIDERS, f", mps: {_MPS}")
-        async with a_world(Path(name), _CONFIG, _PROVIDERS, paces=paces) as world:
+        async with a_world(Path(name), _CONFIG, _PROVIDERS, paces=paces, parts=parts) as world:
             await _observe(world, 3)  # warm up
             idle = await _observe(world, seconds)
             await _flood(world, recipients)
@@ -94,8 +102,10 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--seconds", type=float, default=30.0, help="of each observation")
     arguments.add_argument("--recipients", type=int, default=100_000, help="of the campaign")
+    arguments.add_argument("--one-worker", action="store_true", help="a single worker for all")
     options = arguments.parse_args()
-    observed = dict(zip(("idle", "flood"), asyncio.run(_run(options.seconds, options.recipients)), strict=True))
+    parts = (SERVE, WORKER) if options.one_worker else _APART
+    observed = dict(zip(("idle", "flood"), asyncio.run(_run(parts, options.seconds, options.recipients)), strict=True))
     figures: dict[str, float] = {}
     print(f"{'':>5}  {'OTPs':>5}  {'p50 ms':>7}  {'p99 ms':>7}  {'lost':>4}  {'campaign/s':>10}")
     for name, seen in observed.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -86,6 +86,20 @@ class World:
         return int((await self.fetch(query))[0][0])
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A process of the gateway: `serve` or `worker`, with settings and a niceness of its own."""
+
+    command: str
+    name: str
+    settings: dict[str, str] = field(default_factory=dict)
+    nice: int = 0
+
+
+SERVE = Part("serve", "serve")
+WORKER = Part("worker", "worker")
+
+
 @asynccontextmanager
 async def a_world(
     folder: Path,
@@ -93,12 +107,12 @@ async def a_world(
     providers: Sequence[str],
     *,
     paces: dict[str, str] | None = None,
-    parts: Sequence[str] = ("serve", "worker"),
+    parts: Sequence[Part] = (SERVE, WORKER),
 ) -> AsyncIterator[World]:
     """The system with these providers. `config` names each as `{name}`; `paces` adds settings to some."""
     async with AsyncExitStack() as stack:
         dsn = await stack.enter_async_context(EmbeddedPostgres(folder / "data"))
-        ports = {name: free_port() for name in ("serve", "worker", "sink", *providers)}
+        ports = {name: free_port() for name in ("sink", *(part.name for part in parts), *providers)}
         accounts = {name: provider(ports[name], (paces or {}).get(name, "")) for name in providers}
         (folder / "gateway.yaml").write_text(config.format(**accounts))
         url = f"http://127.0.0.1:{ports['serve']}"
@@ -122,11 +136,11 @@ async def a_world(
         await stack.enter_async_context(
             process(["bench.sink", str(ports["sink"])], f"{sink_url}/count", folder / "sink.log")
         )
-        for name in parts:
-            ready = f"http://127.0.0.1:{ports[name]}/readyz"
-            port = {"SMS_GATEWAY_PORT": str(ports[name])}
-            await stack.enter_async_context(
-                process(["service.cli", name], ready, folder / f"{name}.log", **settings, **port)
-            )
+        for part in parts:
+            ready = f"http://127.0.0.1:{ports[part.name]}/readyz"
+            own = {"SMS_GATEWAY_PORT": str(ports[part.name])} | part.settings
+            command_line = ["service.cli", part.command]
+            started = process(command_line, ready, folder / f"{part.name}.log", **settings, **own)
+            (await stack.enter_async_context(started)).nice(part.nice)
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=60))
         yield World(url, http, keys, dsn, folder, ports, sink_url)

@@ -31,6 +31,8 @@ _NUMBERS = {
     "drain_s": (float, 0, 3_600),
 }
 """Their type, and what they may be: from, to."""
+WEBHOOKS = "webhooks"
+WORK = (*(lane.value for lane in Traffic), WEBHOOKS)
 _PUBLIC_URL = re.compile(r"https?://([0-9A-Za-z][\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[\w./~%-]*)?", re.ASCII)
 
 COUNTRIES = SUPPORTED_REGIONS | {"001"}
@@ -65,6 +67,8 @@ class Environment:
     """Prepared statements that each connection keeps. 0 behind PgBouncer."""
     drain_s: float = 25.0
     """How long a stop waits for calls that are on their way. Keep it below Kubernetes' grace period (30 s)."""
+    work: tuple[str, ...] = WORK
+    """What this `worker` does, with commas between: lanes of `otp`, `transactional`, `marketing`; `webhooks`."""
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Environment:
@@ -110,11 +114,13 @@ def _read_secret(name: str, path: str) -> str:
         raise ConfigurationError(f"{name}: the file is not UTF-8.") from error
 
 
-def _parse(name: str, setting: str, value: str) -> str | int | float | Path:
+def _parse(name: str, setting: str, value: str) -> str | int | float | Path | tuple[str, ...]:
     if setting in {"data_dir", "config"}:
         return Path(value)
     if setting in _NUMBERS:
         return _number(name, value, *_NUMBERS[setting])
+    if setting == "work":
+        return _work(name, value)
     if setting == "public_url" and not _PUBLIC_URL.fullmatch(value):
         raise ConfigurationError(
             f"{name} must be like https://sms.example.com or http://10.0.0.7:8080, without a query."
@@ -122,6 +128,13 @@ def _parse(name: str, setting: str, value: str) -> str | int | float | Path:
     if setting == "secret_key" and len(value) < _SECRET_KEY_LENGTH:
         raise ConfigurationError(f"{name} must have at least 32 characters, e.g. from `openssl rand -hex 32`.")
     return value
+
+
+def _work(name: str, value: str) -> tuple[str, ...]:
+    asked = {word.strip() for word in value.split(",")}
+    if not asked <= set(WORK):
+        raise ConfigurationError(f"{name} must be a list of {', '.join(WORK)}, with commas between.")
+    return tuple(word for word in WORK if word in asked)
 
 
 def _number(name: str, value: str, kind: type[int | float], least: int, most: int) -> int | float:

@@ -33,6 +33,11 @@ def test_variables_are_read_by_their_kind() -> None:
     assert environment.log_level == "INFO", "an empty variable is none"
 
 
+def test_a_worker_does_everything_unless_it_is_told_what() -> None:
+    assert Environment.read({}).work == ("otp", "transactional", "marketing", "webhooks")
+    assert Environment.read({"SMS_GATEWAY_WORK": "webhooks, otp"}).work == ("otp", "webhooks")
+
+
 def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "dsn"
     file.write_text("postgresql://u:hunter2@h/d\n")
@@ -65,6 +70,8 @@ def test_a_file_that_cannot_be_read_is_named() -> None:
         ("SMS_GATEWAY_DRAIN_S", "-0.1", "from 0 to 3600"),
         ("SMS_GATEWAY_DRAIN_S", "inf", "from 0 to 3600"),
         ("SMS_GATEWAY_DRAIN_S", "nan", "from 0 to 3600"),
+        ("SMS_GATEWAY_WORK", "otp,texts", "otp, transactional, marketing, webhooks"),
+        ("SMS_GATEWAY_WORK", "otp,", "otp, transactional, marketing, webhooks"),
         ("SMS_GATEWAY_PUBLIC_URL", "garbage", "https://sms.example.com"),
         ("SMS_GATEWAY_PUBLIC_URL", "sms.example", "https://sms.example.com"),
         ("SMS_GATEWAY_PUBLIC_URL", "https://", "https://sms.example.com"),

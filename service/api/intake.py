@@ -35,7 +35,7 @@ _KEY: Final = re.compile(r"[!-~]{1,255}")
 
 
 class RawRoute(APIRoute):
-    """A route whose handler takes the bare request: FastAPI documents it, but solves no dependencies for it."""
+    """A route whose handler takes the bare request and the parts of its path: FastAPI documents it, no more."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -44,7 +44,7 @@ class RawRoute(APIRoute):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         try:
-            response = await self.endpoint(request)
+            response = await self.endpoint(request, **request.path_params)
         except Problem as error:
             response = answer(request, error)
         except StoreError as error:

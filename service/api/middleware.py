@@ -12,7 +12,7 @@ from typing import Final
 
 from prometheus_client import Counter, Histogram
 from starlette.requests import Request
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
@@ -28,6 +28,7 @@ log = logging.getLogger("service.access")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 _NO_ROUTE: Final = "(none)"
+_RECEIPTS: Final = "/v1/receipts/"
 MOST_SENDS: Final = 1000
 MOST_RECEIPTS: Final = 500
 MOST_OTHERS: Final = 500
@@ -46,8 +47,8 @@ class _Door:
 class Surround:
     """ASGI middleware. Routes are counted and logged as templates: a path may hold a number or a token.
 
-    It stands before all else that the framework does. `express` are the routes whose path is all fixed and which answer
-    their own errors, by method and path: they are called at once, past the router and the middlewares within.
+    It stands before all else that the framework does. `express` are the routes which answer their own errors, by method
+    and path: they are called at once, past the router and the middlewares within.
 
     When as many requests of a kind are inside as the process can bear, the next hears 503 before its body is read.
     Health and metrics always get in.
@@ -57,6 +58,7 @@ class Surround:
         self._app = app
         self._metrics = metrics
         self._express = express
+        self._of_receipts = {method: it for (method, path), it in express.items() if path.startswith(_RECEIPTS)}
         # `labels()` costs more than the counting itself.
         self._requests: dict[tuple[str, str, int], Counter] = {}
         self._seconds: dict[str, Histogram] = {}
@@ -86,7 +88,7 @@ class Surround:
         door = self._door(scope["path"])
         door.inside += 1
         try:
-            route = self._express.get((scope["method"], scope["path"]))
+            route = self._express_route(scope)
             if door.inside > door.most:
                 await answer(Request(scope), overloaded())(scope, receive, send_with_id)
             elif route is None:
@@ -102,10 +104,22 @@ class Surround:
             door.inside -= 1
             self._record(scope, status, time.perf_counter() - began_s)
 
+    def _express_route(self, scope: Scope) -> Route | None:
+        path: str = scope["path"]
+        if not path.startswith(_RECEIPTS):
+            return self._express.get((scope["method"], path))
+        if (route := self._of_receipts.get(scope["method"])) is None:
+            return None
+        match, parts = route.matches(scope)
+        if match is not Match.FULL:
+            return None
+        scope.update(parts)
+        return route
+
     def _door(self, path: str) -> _Door:
         if path == "/v1/send":
             return self._sends
-        if path.startswith("/v1/receipts/"):
+        if path.startswith(_RECEIPTS):
             return self._receipts
         return self._others if path.startswith("/v1/") else self._operations
 

@@ -7,11 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.context import api_of
-from service.api.intake import read_body
+from service.api.intake import RawRoute, read_body
 from service.api.openapi import refusals
 from service.providers.adapter import Callback
 
-router = APIRouter(tags=["Providers"])
+router = APIRouter(tags=["Providers"], route_class=RawRoute)
 
 _MAX_BYTES = 64 * 1024
 _BODY_WITHIN_S = 3.0  # providers send them in one piece; whoever trickles must not hold a place

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import replace
 from uuid import UUID
@@ -50,7 +51,7 @@ def routes_of(config: GatewayConfig) -> list[Route]:
 
 
 class Deliver:
-    """The lanes of one worker."""
+    """The lanes of one worker: those that SMS_GATEWAY_WORK names."""
 
     def __init__(self, runtime: Runtime, lease: Lease, screen: Screen, submit: Submit) -> None:
         self._runtime = runtime
@@ -58,7 +59,8 @@ class Deliver:
         self._submit = submit
         self._routes = routes_of(runtime.config)
         self._receipt_wait_s = runtime.config.limits.receipt_wait_hours * 3600
-        self._lanes = [Lane(runtime, lease, lane, self.deliver) for lane in Traffic]
+        work = runtime.settings.environment.work
+        self._lanes = [Lane(runtime, lease, lane, self.deliver) for lane in Traffic if lane.value in work]
 
     async def run(self) -> None:
         """Work until cancelled; what is under way then goes on until `drain`."""
@@ -74,7 +76,7 @@ class Deliver:
     @property
     def claiming_since_s(self) -> float:
         """When the oldest claim that has not been answered yet began; infinite where there is none."""
-        return min(lane.claiming_since_s for lane in self._lanes)
+        return min((lane.claiming_since_s for lane in self._lanes), default=math.inf)
 
     @property
     def under_way(self) -> list[UUID]:

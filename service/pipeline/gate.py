@@ -11,7 +11,7 @@ from uuid import UUID
 
 from service.domain.health import Breaker, BreakerState, Pass
 from service.domain.message import Traffic
-from service.pipeline.pace import PATIENCE_S, Busy, Pace
+from service.pipeline.pace import PATIENCE_S, RESERVE_AHEAD_S, Busy, Pace
 from service.runtime import ProviderAccount, Runtime
 
 _STATE_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
@@ -42,7 +42,10 @@ class Gate:
         self._paused_until_s = 0.0
         self._all_calls = asyncio.Semaphore(settings.max_in_flight)
         self._other_calls = asyncio.Semaphore(max(1, int(settings.max_in_flight * (1 - settings.otp_reserve))))
-        self._paces = {lane: Pace(runtime.pacing, _intervals_s(account, lane)) for lane in Traffic}
+        self._paces = {
+            lane: Pace(runtime.pacing, _intervals_s(account, lane), RESERVE_AHEAD_S if lane is Traffic.OTP else 0.0)
+            for lane in Traffic
+        }
         self._sender_paces = {
             sender: Pace(
                 runtime.pacing,

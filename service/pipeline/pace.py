@@ -13,8 +13,9 @@ from service.storage.pacing import PacingStore, Slot
 PATIENCE_S = 1.0
 """How long a message waits for its turn. One that must wait longer is put back into the queue."""
 
-_RESERVE_AHEAD_S = 0.02
-"""An OTP waits for what others have reserved, so it is little; a reservation is a transaction, so it is not nothing."""
+RESERVE_AHEAD_S = 0.02
+"""An OTP does not wait for what others have reserved, but goes before its time, which adds to what goes in that second.
+So it is little; a reservation is a statement, so it is not nothing."""
 _RESERVE_EVERY_S = 0.005
 """Those whose turn comes within this time reserve together. The others' reservations then reach about as far ahead."""
 
@@ -29,13 +30,14 @@ class Busy(Exception):
 
 
 class Pace:
-    """Turns at a provider's rate. Those who wait together reserve together."""
+    """Turns at a provider's rate, used up to `early_s` before their time. Those who wait together reserve together."""
 
-    def __init__(self, store: PacingStore, intervals_s: dict[str, float]) -> None:
+    def __init__(self, store: PacingStore, intervals_s: dict[str, float], early_s: float = 0.0) -> None:
         self._store = store
+        self._early_s = early_s
         self._intervals_s = intervals_s
         self._interval_s = max(intervals_s.values(), default=0.0)
-        self._horizon_s = min(max(self._interval_s, _RESERVE_AHEAD_S), PATIENCE_S)
+        self._horizon_s = min(max(self._interval_s, RESERVE_AHEAD_S), PATIENCE_S)
         self._reserve: Batcher[None, Slot] = Batcher(self._reserve_together, every_s=_RESERVE_EVERY_S)
         self._last_put_back_s: dict[UUID, float] = {}
 
@@ -65,4 +67,4 @@ class Pace:
         return at_s - now_s
 
     async def _reserve_together(self, waiting: Sequence[None]) -> list[Slot]:
-        return await self._store.reserve(self._intervals_s, len(waiting), self._horizon_s)
+        return await self._store.reserve(self._intervals_s, len(waiting), self._horizon_s, self._early_s)

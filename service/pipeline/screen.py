@@ -24,7 +24,6 @@ class Screen:
     """Checks a claimed message against the suppression list and the HLR."""
 
     def __init__(self, runtime: Runtime, lookup: Lookup) -> None:
-        self._numbers = runtime.numbers
         self._metrics = runtime.metrics
         self._budget_s = runtime.config.hlr.budget_s
         self._costs = {name: provider.cost for name, provider in runtime.config.providers.items()}
@@ -32,12 +31,11 @@ class Screen:
 
     async def __call__(self, message: Claimed, route: Route) -> Stop | None:
         """Why the message stops here, or None: go on."""
-        known = await self._numbers.screen(message.to, message.client_id, message.traffic)
-        if known.suppressed:
+        if message.known.suppressed:
             return Stop("suppressed")
         if route.hlr is HlrPolicy.OFF:
             return None
-        result = known.hlr
+        result = message.known.hlr
         if result is not None:
             self._metrics.hlr.labels("cache", result.status.value).inc()
         elif route.hlr is HlrPolicy.REQUIRED:

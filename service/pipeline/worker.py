@@ -17,6 +17,7 @@ from service.pipeline.recover import Recover
 from service.pipeline.screen import Screen
 from service.pipeline.submit import Submit
 from service.runtime import Runtime
+from service.settings import WEBHOOKS
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,13 @@ async def working(runtime: Runtime) -> AsyncIterator[None]:
     recover = Recover(runtime, lease, deliver, Receive(runtime, lookup), notify)
     await lease.begin()
     keeping = asyncio.create_task(lease.keep())
-    loops = [asyncio.create_task(loop) for loop in (deliver.run(), notify.run(), recover.run(), submit.health.keep())]
+    work = set(runtime.settings.environment.work)
+    runs = [recover.run(), submit.health.keep()]
+    if work - {WEBHOOKS}:
+        runs.append(deliver.run())
+    if WEBHOOKS in work:
+        runs.append(notify.run())
+    loops = [asyncio.create_task(run) for run in runs]
     body = asyncio.current_task()
     assert body is not None  # noqa: S101 - a context manager is entered by a task
     for loop in (keeping, *loops):

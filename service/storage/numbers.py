@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from service.domain.hlr import HlrResult, HlrStatus
-from service.domain.message import Traffic
-from service.storage.batch import by_lane
 from service.storage.database import Database
 from service.storage.sql import queries
 
@@ -26,19 +23,14 @@ class Known:
 
 
 class NumberStore:
-    """Looks numbers up in batches."""
+    """Looks numbers up. A message's number is looked up by its claim."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._screens = by_lane(self._screen)
 
-    async def screen(self, number: str, client_id: UUID, lane: Traffic = Traffic.TRANSACTIONAL) -> Known:
-        """Suppression and cached HLR result of a number. `lane`: whose batches it goes with."""
-        return await self._screens[lane].submit((number, client_id))
-
-    async def _screen(self, items: Sequence[tuple[str, UUID]]) -> list[Known]:
-        rows = await self._database.fetch(_SQL["screen"], [number for number, _ in items], [who for _, who in items])
-        return [Known(row["suppressed"], _hlr(row) if row["number"] else None) for row in rows]
+    async def screen(self, number: str, client_id: UUID) -> Known:
+        """Suppression and cached HLR result of a number."""
+        return known(await self._database.fetchrow(_SQL["screen"], number, client_id))
 
     async def hlr(self, number: str, max_age: timedelta | None = None) -> HlrResult | None:
         """The cached result of a number, if it is alive and no older than `max_age`."""
@@ -51,6 +43,11 @@ class NumberStore:
             _SQL["keep_hlr"], result.number, result.status.value, result.checked_at, result.source, result.mcc,
             result.mnc, result.network, result.line_type, result.ported, result.roaming, result.error_code, lifetime,
         )  # fmt: skip
+
+
+def known(row: Any) -> Known:
+    """What a row says of its number."""
+    return Known(row["suppressed"], _hlr(row) if row["number"] else None)
 
 
 def _hlr(row: Any) -> HlrResult:

@@ -34,13 +34,16 @@ class PacingStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def reserve(self, intervals_s: dict[str, float], wanted: int, horizon_s: float) -> list[Slot]:
+    async def reserve(
+        self, intervals_s: dict[str, float], wanted: int, horizon_s: float, early_s: float = 0.0
+    ) -> list[Slot]:
         """Reserve slots that draw on every key of `intervals_s` (key: seconds between its slots).
 
         Returns `wanted` slots in order. Those within `horizon_s` are reserved; the rest are only estimates, to be asked
-        for again.
+        for again. A slot may be used up to `early_s` before its time, which is as long as a burst can get ahead of the
+        rate.
         """
-        arguments = list(intervals_s), list(intervals_s.values()), wanted, horizon_s
+        arguments = list(intervals_s), list(intervals_s.values()), wanted, horizon_s, early_s
         async with self._database.writing() as connection:
             row = await connection.fetchrow(_SQL["reserve"], *arguments)
             while row is None:  # the first time, or the table (not in WAL) was emptied by a crash

@@ -14,6 +14,7 @@ import orjson
 from service.domain.message import Traffic
 from service.storage.batch import by_lane
 from service.storage.database import Connection, Database
+from service.storage.numbers import Known, known
 from service.storage.sql import queries
 
 _SQL = queries("deliver")
@@ -52,6 +53,7 @@ class Claimed:
     waited_s: float
     age_s: float
     tried: tuple[Tried, ...]
+    known: Known
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,7 @@ def _claimed(row: Any, worker_id: UUID) -> Claimed:
             Tried(UUID(id_), provider, open_, outcome, calls)
             for id_, provider, open_, outcome, calls in orjson.loads(row["tried"] or b"[]")
         ),
+        known=known(row),
     )
 
 

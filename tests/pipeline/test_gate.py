@@ -220,7 +220,7 @@ class Slots:
     def __init__(self, *slots: Slot) -> None:
         self._slots = list(slots)
 
-    async def reserve(self, _: dict[str, float], wanted: int, __: float) -> list[Slot]:
+    async def reserve(self, _: dict[str, float], wanted: int, __: float, ___: float = 0) -> list[Slot]:
         assert wanted == 1
         return [self._slots.pop(0)]
 

@@ -260,6 +260,38 @@ async def test_a_worker_delivers_notifies_and_gives_its_lease_back(world: World,
     assert [row["id"] for row in alive] == [world.lease.worker_id], "only the one of this test"
 
 
+def set_to(world: World, *work: str) -> Runtime:
+    settings = world.runtime.settings
+    return replace(world.runtime, settings=replace(settings, environment=replace(settings.environment, work=work)))
+
+
+async def test_a_worker_that_is_set_to_otps_leaves_all_else_to_others(world: World, listener: Listener) -> None:
+    campaign = await world.accept("marketing", callback_url=listener.url)
+    otp = await world.accept("otp", callback_url=listener.url)
+    async with working(set_to(world, "otp")):
+        await world.queue.until_settled({otp})
+        [attempt] = await rows.attempts(world.database, otp)
+        await world.receive.apply(news(attempt["id"], "delivered"))
+        later = await world.accept("otp")
+        world.runtime.hints.lanes[Traffic.OTP].set()
+        await world.queue.until_settled({later})
+        assert await world.where(campaign) == ("queued", None)
+    assert listener.received == []
+    async with working(set_to(world, "marketing", "webhooks")):
+        await world.queue.until_settled({campaign})
+        await listener.wait_for(1)
+
+
+async def test_a_worker_that_is_set_to_webhooks_delivers_them_and_no_message(world: World, listener: Listener) -> None:
+    message_id = await world.send(callback_url=listener.url)
+    [attempt] = await rows.attempts(world.database, message_id)
+    await world.receive.apply(news(attempt["id"], "delivered"))
+    queued = await world.accept()
+    async with working(set_to(world, "webhooks")):
+        await listener.wait_for(1)
+        assert await world.where(queued) == ("queued", None)
+
+
 async def test_a_worker_that_stops_lets_its_calls_end(world: World) -> None:
     blocking = Blocking()
     world.http.always("primary", blocking)

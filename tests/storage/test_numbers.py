@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -54,10 +53,16 @@ async def test_a_suppression_holds_for_whom_it_was_made(store: Store, everybody:
     assert len(await store.database.fetch("SELECT FROM suppressions")) == 1
 
 
-async def test_many_numbers_are_screened_together_each_with_its_own_answer(store: Store) -> None:
+async def test_a_claim_tells_of_each_message_what_is_known_of_its_number(store: Store) -> None:
     await store.suppressions.add(None, ["+15555550105"], reason="opted_out", source="test")
-    await store.numbers.keep_hlr(replace(RESULT, number="+15555550107"), HOUR)
+    result = replace(RESULT, number="+15555550107")
+    await store.numbers.keep_hlr(result, HOUR)
+    await store.numbers.keep_hlr(replace(RESULT, number="+15555550108"), -HOUR)
     numbers = [f"+1555555010{number}" for number in range(10)]
-    known = await asyncio.gather(*(store.numbers.screen(number, store.client_id) for number in numbers))
-    assert [one.suppressed for one in known] == [number == 5 for number in range(10)]
-    assert [one.hlr is not None for one in known] == [number == 7 for number in range(10)]
+    for number in numbers:
+        await store.add(to=number)
+    claimed = {message.to: message.known for message in await store.claim(await store.worker())}
+    assert {to: known.suppressed for to, known in claimed.items()} == {to: to == numbers[5] for to in numbers}
+    assert {to: known.hlr for to, known in claimed.items()} == {
+        to: result if to == numbers[7] else None for to in numbers
+    }

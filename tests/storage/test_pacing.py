@@ -164,6 +164,20 @@ async def test_an_otp_waits_a_tenth_of_a_second_and_a_slot_at_most_while_marketi
     assert max(waits_s) <= HORIZON_S + 1 / MPS + 1e-3
 
 
+async def test_a_slot_that_may_be_used_early_waits_for_nothing_that_others_reserved(store: Store) -> None:
+    await store.pacing.reserve(OTHER, 50, HORIZON_S)
+    early = await store.pacing.reserve(ALL, 2, 0.0, early_s=HORIZON_S + 1 / MPS)
+    assert early[0] == Slot(0.0, reserved=True)
+
+
+async def test_slots_that_are_used_early_are_ahead_of_the_rate_by_no_more(store: Store) -> None:
+    slots = reserved(await store.pacing.reserve(ALL, 50, 1.0, early_s=HORIZON_S))
+    again = reserved(await store.pacing.reserve(ALL, 50, 1.0, early_s=HORIZON_S))
+    assert len(slots) == MPS + 1
+    assert len(again) == HORIZON_S * MPS, "what was early is early once only"
+    assert again[0] >= slots[-1] + 1 / MPS - HORIZON_S - 0.01
+
+
 async def test_all_traffic_together_keeps_to_the_providers_rate(store: Store) -> None:
     granted, began_s = 0, await start(store)
     for _ in range(40):

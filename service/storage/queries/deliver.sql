@@ -1,5 +1,6 @@
 -- name: claim
 -- Gives due messages of one lane to a worker, going round the clients so that none fills the lane.
+-- With each comes what is known of its number: suppressed or not, and the HLR result, for its screening.
 -- $1 lane, $2 clients, $3 for each a floor of due_at (skips index entries of messages claimed long ago, which stay in
 -- the way while an old snapshot is open; a client without one has none), $4 how many, $5 worker.
 -- Whether a message is still due is judged after it is locked. Asked while it is looked up, it would let PostgreSQL look it
@@ -37,8 +38,15 @@ SELECT c.*,
        extract(epoch FROM c.expires_at - now())::float8 AS remaining_s,
        extract(epoch FROM now() - c.due_at)::float8 AS waited_s,
        extract(epoch FROM now() - c.send_at)::float8 AS age_s,
-       a.tried
+       a.tried,
+       EXISTS (
+           SELECT FROM suppressions AS s
+           WHERE s.number = c.recipient AND (s.client_id IS NULL OR s.client_id = c.client_id)
+       ) AS suppressed,
+       h.number, h.status, h.checked_at, h.source, h.mcc, h.mnc, h.network, h.line_type, h.ported, h.roaming,
+       h.error_code
 FROM claimed AS c
+LEFT JOIN hlr_results AS h ON h.number = c.recipient AND h.expires_at > now()
 CROSS JOIN (SELECT set_config('synchronous_commit', 'off', true)) AS unhurried
 CROSS JOIN LATERAL (
     SELECT json_agg(json_build_array(id, provider, open, outcome, calls) ORDER BY started_at, id)::text AS tried

@@ -1,15 +1,13 @@
 -- name: screen
--- For each (number, client): is it suppressed, and what does the HLR cache say. $1 numbers, $2 clients.
-SELECT i.ordinal,
-       EXISTS (
+-- Is a number suppressed for a client, and what does the HLR cache say? $1 number, $2 client.
+SELECT EXISTS (
            SELECT FROM suppressions AS s
-           WHERE s.number = i.number AND (s.client_id IS NULL OR s.client_id = i.client_id)
+           WHERE s.number = $1 AND (s.client_id IS NULL OR s.client_id = $2)
        ) AS suppressed,
        h.number, h.status, h.checked_at, h.source, h.mcc, h.mnc, h.network, h.line_type, h.ported, h.roaming,
        h.error_code
-FROM unnest($1::text[], $2::uuid[]) WITH ORDINALITY AS i (number, client_id, ordinal)
-LEFT JOIN hlr_results AS h ON h.number = i.number AND h.expires_at > now()
-ORDER BY i.ordinal
+FROM (SELECT) AS one
+LEFT JOIN hlr_results AS h ON h.number = $1 AND h.expires_at > now()
 
 -- name: hlr
 -- A cached result that is alive and no older than $2.
