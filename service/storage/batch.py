@@ -21,7 +21,7 @@ Answer = TypeVar("Answer")
 PATIENCE_S: Final = 4.0
 """How long a caller of the API waits for a batch. Some requests need two, and many callers hang up after 10 s."""
 LANES_EVERY_S: Final = {Traffic.OTP: 0.0, Traffic.TRANSACTIONAL: 0.005, Traffic.MARKETING: 0.02}
-"""How soon one batch of a lane may follow another. See docs/decisions/0011-batches-of-lanes.md."""
+"""How soon one batch of a lane may follow another. See docs/decisions/0011-otps-wait-for-no-campaign.md."""
 UNHURRIED_S: Final = 0.02
 """The same for what nobody waits for, such as receipts and webhooks."""
 _LONG_S: Final = 0.005
