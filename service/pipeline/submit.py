@@ -136,7 +136,7 @@ class Submit:
             tour.wait(busy.retry_in_s, elsewhere=busy.down or busy.retry_in_s > work.patience_s)
             return None
         if isinstance(outcome, Accepted | Rejected):
-            return _final(work, attempt_id, outcome)
+            return _final(work, gate, attempt_id, outcome)
         await self._queue.settle(_attempt(work, attempt_id, outcome))
         tour.failed = name
         match outcome:
@@ -209,7 +209,7 @@ class Submit:
                 return None
             raise
         if isinstance(outcome, Accepted | Rejected):
-            return _final(work, doubt.id, outcome)
+            return _final(work, gate, doubt.id, outcome)
         if isinstance(outcome, Throttled):
             gate.pause(min(outcome.retry_after_s or _backoff_s(work), _MAX_PAUSE_S))
         return None
@@ -291,11 +291,12 @@ def _attempt(work: Work, attempt_id: UUID, outcome: Outcome) -> Settlement:
     )
 
 
-def _final(work: Work, attempt_id: UUID, outcome: Accepted | Rejected) -> Settlement:
+def _final(work: Work, gate: Gate, attempt_id: UUID, outcome: Accepted | Rejected) -> Settlement:
     """The settlement of an attempt that decides its message."""
     settled = _attempt(work, attempt_id, outcome)
     if isinstance(outcome, Accepted):
-        return replace(settled, move=Move.SENT, provider_message_id=outcome.provider_message_id)
+        by_id = not gate.account.adapter.capabilities.callback_per_message
+        return replace(settled, move=Move.SENT, provider_message_id=outcome.provider_message_id, by_id=by_id)
     return replace(settled, move=Move.FAIL, error_code=outcome.error_code)
 
 

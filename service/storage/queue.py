@@ -100,7 +100,7 @@ class Move(StrEnum):
 class Settlement:
     """What became of an attempt (if there was one) and where its message goes now.
 
-    `lane`: whose batches it goes with.
+    `by_id`: its receipts are found by the `provider_message_id` only. `lane`: whose batches it goes with.
     """
 
     message_id: UUID
@@ -114,6 +114,7 @@ class Settlement:
     provider_message_id: str | None = None
     error_code: int | None = None
     delay_s: float = 0.0
+    by_id: bool = False
     lane: Traffic = Traffic.TRANSACTIONAL
 
 
@@ -210,7 +211,7 @@ def _settle_arguments(items: Sequence[Settlement]) -> list[list[Any]]:
     rows = [
         (
             s.message_id, s.worker_id, s.attempt_id, s.outcome, s.closes, s.reason, s.code, s.provider_message_id,
-            s.error_code, s.move.value, s.delay_s,
+            s.error_code, s.move.value, s.delay_s, s.by_id,
         )
         for s in items
     ]  # fmt: skip

@@ -106,11 +106,11 @@ async def _attempts(connection: Connection, items: Sequence[News]) -> dict[News,
     unnamed = [item for item in items if item.attempt_id is None]
     if unnamed:
         rows = await connection.fetch(
-            _SQL["attempts_by_provider_id"],
+            _SQL["attempts_by_receipt_key"],
             [item.provider for item in unnamed],
             [item.provider_message_id for item in unnamed],
         )
-        by_id = {(row["provider"], row["provider_message_id"]): row["id"] for row in rows}
+        by_id = {(row["provider"], row["receipt_key"]): row["id"] for row in rows}
         for item in unnamed:
             if attempt := by_id.get((item.provider, item.provider_message_id)):
                 attempts[item] = attempt

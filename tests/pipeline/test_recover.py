@@ -18,6 +18,7 @@ from service.pipeline.notify import Notify
 from service.pipeline.recover import Recover
 from service.pipeline.screen import Screen
 from service.pipeline.submit import Submit
+from service.providers.adapter import Capabilities
 from service.runtime import Runtime
 from service.storage.outbox import Delivery, Outbox
 from service.storage.queue import Begin, Begun, Claimed, MessageQueue, Settlement
@@ -98,7 +99,8 @@ async def test_a_round_gives_up_on_receipts_that_never_came(world: World) -> Non
     assert len(await rows.webhooks(world.database, message_id)) == 1
 
 
-async def test_a_round_matches_orphans_and_measures_the_lanes(world: World) -> None:
+async def test_a_round_matches_orphans_and_measures_the_lanes(make_world: MakeWorld) -> None:
+    world = await make_world(Capabilities(callback_per_message=False))
     await world.receive.apply(replace(news(UUID(int=0), "delivered"), attempt_id=None, provider_message_id="p1"))
     message_id = await world.send()
     late = await world.accept("otp")
@@ -166,7 +168,9 @@ async def test_housekeeping_that_takes_long_keeps_no_message_of_a_dead_worker_wa
     assert await alive.where(message_id) == ("queued", None)
 
 
-async def test_a_step_of_recovery_that_fails_keeps_no_other_from_its_turn(world: World) -> None:
+async def test_a_step_of_recovery_that_fails_keeps_no_other_from_its_turn(make_world: MakeWorld) -> None:
+    world = await make_world(Capabilities(callback_per_message=False))
+
     class Failing(Upkeep):
         async def dead_workers(self) -> list[UUID]:
             raise StoreOverloaded("no connection")

@@ -14,6 +14,7 @@ from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttl
 from service.errors import LeaseLost, MaybeSent, NotSent, TargetRefused
 from service.pipeline.deliver import routes_of
 from service.pipeline.submit import Submit, Work
+from service.providers.adapter import Capabilities
 from service.runtime import Runtime
 from service.storage.queue import Begin, Begun, Move, Settlement
 from tests import rows
@@ -398,3 +399,13 @@ async def claim(world: World) -> Work:
     ]
     [message] = found
     return Work(message, routes_of(world.runtime.config)[0], asyncio.get_running_loop().time())
+
+
+@pytest.mark.parametrize(("per_message", "key"), [(True, None), (False, "p-1")])
+async def test_only_receipts_that_name_nothing_else_are_found_by_the_providers_id(
+    make_world: MakeWorld, per_message: bool, key: str | None
+) -> None:
+    world = await make_world(Capabilities(callback_per_message=per_message))
+    world.http.script("primary", Accepted("p-1"))
+    [attempt] = await rows.attempts(world.database, await world.send())
+    assert (attempt["provider_message_id"], attempt["receipt_key"]) == ("p-1", key)

@@ -24,7 +24,7 @@ MESSAGES = (
     " now() + interval '1 hour' FROM generate_series(1, $3::int)"
 )
 ATTEMPTS = (
-    "INSERT INTO attempts (id, message_id, provider, provider_message_id)"
+    "INSERT INTO attempts (id, message_id, provider, receipt_key)"
     " SELECT new_id(), new_id(), 'primary', n::text FROM generate_series(1, $1::int) AS n"
 )
 

@@ -235,8 +235,8 @@ async def test_the_providers_id_is_learnt_from_a_receipt_where_the_answer_never_
     message_id, [attempt_id] = await a_sent_message(store, "unknown")
     await store.receipts.apply(news(attempt_id, "sent", provider_id="p-1"))
     await store.receipts.apply(news(attempt_id, "unknown", provider_id="p-2"))
-    await store.receipts.apply(news(None, "delivered", provider_id="p-1"))
-    assert await shown(store, message_id) == ("delivered", 1)
+    [attempt] = await rows.attempts(store.database, message_id)
+    assert attempt["provider_message_id"] == "p-1"
 
 
 async def test_a_providers_id_that_is_known_stays(store: Store) -> None:
@@ -250,7 +250,7 @@ async def test_a_providers_id_that_is_known_stays(store: Store) -> None:
 
 async def test_receipts_match_by_the_providers_id(store: Store) -> None:
     message_id, [attempt_id] = await a_sent_message(store, "accepted")
-    await store.database.execute("UPDATE attempts SET provider_message_id = 'p-1' WHERE id = $1", attempt_id)
+    await store.database.execute("UPDATE attempts SET receipt_key = 'p-1' WHERE id = $1", attempt_id)
     other = replace(news(None, "delivered", provider_id="p-1"), provider="fallback")
     assert (await store.receipts.apply(other)).recipient is None, "another account's id"
     assert (await store.receipts.apply(news(None, "delivered", provider_id="p-1"))).recipient == "+15555550100"
@@ -263,7 +263,7 @@ async def test_orphans_are_kept_once_found_once_known_and_forgotten(store: Store
         assert (await store.receipts.apply(orphan)).recipient is None
     assert await store.receipts.matched_orphans() == []
     _, [attempt_id] = await a_sent_message(store, "accepted")
-    await store.database.execute("UPDATE attempts SET provider_message_id = 'p-7' WHERE id = $1", attempt_id)
+    await store.database.execute("UPDATE attempts SET receipt_key = 'p-7' WHERE id = $1", attempt_id)
     assert await store.receipts.matched_orphans() == [replace(orphan, attempt_id=attempt_id)]
     await store.receipts.forget_orphans([orphan])
     assert await store.receipts.matched_orphans() == []

@@ -99,17 +99,18 @@ SELECT m.id FROM unnest($1::uuid[]) AS i (id) JOIN messages AS m USING (id) ORDE
 -- name: settle
 -- Closes attempts with their outcomes and moves their messages on; runs under lock_messages.
 -- An ended message puts its webhooks into the outbox here, in the same statement.
--- $1..$11 what happened, $12 how long a receipt is waited for after expiry, $13 the traffic whose text goes at the end.
+-- $1..$12 what happened, $13 how long a receipt is waited for after expiry, $14 the traffic whose text goes at the end.
 WITH input AS (
     SELECT *
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::boolean[], $6::text[], $7::text[], $8::text[],
-                $9::int[], $10::text[], $11::float8[])
+                $9::int[], $10::text[], $11::float8[], $12::boolean[])
       AS i (message_id, worker_id, attempt_id, outcome, closes, reason, code, provider_message_id,
-            error_code, move, delay_s)
+            error_code, move, delay_s, by_id)
 ), closed AS (
     UPDATE attempts AS a
     SET outcome = i.outcome, reason = i.reason, code = i.code, ended_at = now(),
-        provider_message_id = coalesce(i.provider_message_id, a.provider_message_id), open = a.open AND NOT i.closes
+        provider_message_id = coalesce(i.provider_message_id, a.provider_message_id),
+        receipt_key = CASE WHEN i.by_id THEN i.provider_message_id ELSE a.receipt_key END, open = a.open AND NOT i.closes
     FROM input AS i
     -- What a receipt said stands; an answer that agrees with it adds the provider's id. An answer that closes speaks of
     -- the first call only, so it is too late once another worker has repeated that call.
@@ -145,7 +146,7 @@ WITH input AS (
                      ELSE 'failed'
                  END,
         due_at = CASE
-                     WHEN d.verdict IN ('sent', 'hold') THEN m.expires_at + $12::interval
+                     WHEN d.verdict IN ('sent', 'hold') THEN m.expires_at + $13::interval
                      WHEN d.verdict IN ('put_back', 'park') THEN least(now() + make_interval(secs => d.delay_s), m.expires_at)
                  END,
         worker_id = NULL,
@@ -153,7 +154,7 @@ WITH input AS (
         error_code = CASE WHEN d.verdict IN ('fail', 'give_up') THEN d.error_code END,
         sent_at = CASE WHEN d.verdict = 'sent' THEN now() ELSE m.sent_at END,
         ended_at = CASE WHEN d.verdict IN ('fail', 'give_up', 'no_receipt') THEN now() END,
-        body = CASE WHEN d.verdict IN ('fail', 'give_up', 'no_receipt') AND m.traffic = ANY ($13::text[]) THEN NULL
+        body = CASE WHEN d.verdict IN ('fail', 'give_up', 'no_receipt') AND m.traffic = ANY ($14::text[]) THEN NULL
                     ELSE m.body END
     FROM decided AS d
     WHERE m.id = d.message_id

@@ -92,11 +92,11 @@ JOIN attempts AS a ON a.id = f.attempt_id
 JOIN messages AS m ON m.id = a.message_id
 LEFT JOIN moved ON moved.id = m.id
 
--- name: attempts_by_provider_id
+-- name: attempts_by_receipt_key
 -- $1 providers, $2 the providers' message ids.
-SELECT a.id, a.provider, a.provider_message_id
-FROM unnest($1::text[], $2::text[]) AS i (provider, provider_message_id)
-JOIN attempts AS a USING (provider, provider_message_id)
+SELECT a.id, a.provider, a.receipt_key
+FROM unnest($1::text[], $2::text[]) AS i (provider, receipt_key)
+JOIN attempts AS a USING (provider, receipt_key)
 
 -- name: keep_orphans
 INSERT INTO orphan_receipts (provider, provider_message_id, status, error_code, provider_code, occurred_at)
@@ -107,7 +107,7 @@ ON CONFLICT DO NOTHING
 SELECT a.id AS attempt_id, o.provider, o.provider_message_id, o.status, o.error_code, o.provider_code, o.occurred_at
 FROM orphan_receipts AS o
 CROSS JOIN LATERAL (  -- a mere join may begin with all attempts, where its plan was made before there were any
-    SELECT id FROM attempts WHERE provider = o.provider AND provider_message_id = o.provider_message_id OFFSET 0
+    SELECT id FROM attempts WHERE provider = o.provider AND receipt_key = o.provider_message_id OFFSET 0
 ) AS a
 LIMIT 500
 

@@ -82,12 +82,14 @@ CREATE TABLE attempts (
     reason              text,
     code                text,                              -- the provider's own
     provider_message_id text,
+    receipt_key         text,                              -- the same, where receipts name nothing else
     started_at          timestamptz NOT NULL DEFAULT now(),
     ended_at            timestamptz
 ) PARTITION BY RANGE (id);
 
--- For accounts whose receipts come to one URL and name only the provider's id.
-CREATE INDEX attempts_by_provider_id ON attempts (provider, provider_message_id) WHERE provider_message_id IS NOT NULL;
+-- For accounts whose receipts come to one URL and name only the provider's id. The others' attempts stay out of it: the ids
+-- come in no order, so each would touch a page of its own, and no outcome would be a HOT update.
+CREATE INDEX attempts_by_receipt_key ON attempts (provider, receipt_key) WHERE receipt_key IS NOT NULL;
 
 -- One row for each thing that a provider said of an attempt: duplicates collide, so their number is bounded.
 CREATE TABLE receipts (
