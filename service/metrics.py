@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import product
+from typing import Final
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from service import __version__
+from service.domain.health import Condition
+from service.domain.hlr import HlrStatus
+from service.domain.message import Traffic
+from service.domain.outcome import NAMES
+from service.domain.receipt import ReceiptStatus
+
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _LAGS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3600.0)
+_DELIVERIES = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 28_800.0, 86_400.0)
+
+NO_SQLSTATE: Final = "none"
+"""In place of a class of SQLSTATEs: PostgreSQL did not answer at all."""
+_SQLSTATES = ("08", "22", "23", "25", "40", "53", "55", "57", "58", "XX", NO_SQLSTATE)
+_TASKS = ("claim", "deliver", "health", "notify", "recover")
 
 
 class Metrics:
@@ -60,3 +77,35 @@ class Metrics:
         self.taken_over = counter("messages_taken_over_total", "Messages taken over from dead workers.")
         self.worker_errors = counter("worker_errors_total", "Rounds of a background task that failed.", "task")
         self.loop_lag_s = histogram("loop_lag_seconds", "How late the event loop was, asked every 10 ms.", _LAGS)
+        self.database_errors = counter("database_errors_total", "Failed statements, by class of SQLSTATE.", "sqlstate")
+        self.delivery_s = histogram("delivery_seconds", "From the call to `delivered`.", _DELIVERIES, "provider")
+        self.build = gauge("build_info", "Always 1: which version runs, and as what.", "version", "role")
+
+    def runs_as(self, role: str) -> None:
+        """Say what this process is: `serve`, `worker` or `all`."""
+        self.build.labels(__version__, role).set(1)
+
+    def begin_at_zero(self, providers: Iterable[str]) -> None:
+        """Make the series that alerts count, so that Prometheus knows them at 0 before their first event.
+
+        A series that comes into being at 1 shows no rise: `increase()` would not see what begins it.
+        """
+        providers = list(providers)
+
+        def begin(metric: Counter | Histogram, *values: Iterable[str]) -> None:
+            for labels in product(*values):
+                metric.labels(*labels)
+
+        begin(self.submits, providers, NAMES.values())
+        begin(self.standings, providers, Condition)
+        begin(self.receipts, providers, ReceiptStatus, ("applied", "recorded"))
+        begin(self.callbacks_refused, providers, ("forged", "unreadable"))
+        begin(self.callbacks_refused, ("",), ("unknown_account",))
+        begin(self.hlr, ("live", "cache"), HlrStatus)
+        begin(self.webhooks, ("delivered", "retry", "dead"))
+        begin(self.worker_errors, _TASKS)
+        begin(self.database_errors, _SQLSTATES)
+        begin(self.refused, ("overloaded", "commit_unknown"))
+        begin(self.requests, ("/v1/send", "/v1/send/bulk"), ("POST",), ("200", "500", "503"))
+        begin(self.ended, ("failed",), ("expired",))
+        begin(self.to_provider_s, Traffic)

@@ -104,11 +104,14 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         allow_loopback=config.webhooks.allow_loopback, denied_networks=config.webhooks.denied_networks
     )
     receipt_wait = timedelta(hours=config.limits.receipt_wait_hours)
+    metrics = Metrics()
+    metrics.begin_at_zero(accounts)
     async with AsyncExitStack() as stack:
         database = await Database.open(
             environment.database_url,
             connections=environment.connections,
             statement_cache=environment.statement_cache,
+            on_error=lambda sqlstate: metrics.database_errors.labels(sqlstate).inc(),
         )
         stack.push_async_callback(database.close)
         provider_http = Transport(TargetPolicy.trusting(), max_connections=512)
@@ -117,7 +120,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.push_async_callback(webhook_http.aclose)
         yield Runtime(
             settings=settings,
-            metrics=Metrics(),
+            metrics=metrics,
             keyring=Keyring(environment.secret_key),
             hints=Hints(),
             database=database,

@@ -63,6 +63,7 @@ async def gateway(settings: Settings, listener: socket.socket, *, api: bool, wor
     environment = replace(environment, drain_s=environment.drain_s - requests_s)
     async with AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(open_runtime(replace(settings, environment=environment)))
+        runtime.metrics.runs_as("all" if api and work else "serve" if api else "worker")
         await _make_partitions(runtime)
         await stack.enter_async_context(hearing(runtime) if work else ringing(runtime))
         if work:

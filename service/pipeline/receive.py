@@ -7,7 +7,7 @@ import time
 from uuid import UUID
 
 from service.domain.health import Place
-from service.domain.receipt import NUMBER_IS_DEAD, Receipt, reason_for
+from service.domain.receipt import NUMBER_IS_DEAD, Receipt, ReceiptStatus, reason_for
 from service.errors import ForgedReceipt, Problem, UnreadableReceipt
 from service.pipeline.health import Health
 from service.pipeline.lookup import Lookup
@@ -77,6 +77,8 @@ class Receive:
         if applied.fresh:
             place = Place(news.provider, applied.country, applied.traffic)
             self._health.received(place, news.status, news.error_code, applied.age_s)
+            if news.status == ReceiptStatus.DELIVERED:
+                self._metrics.delivery_s.labels(news.provider).observe(applied.age_s)
         if applied.became is not None:
             self._hints.webhooks.set()
             if applied.became != "sent":

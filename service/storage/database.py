@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ from asyncpg import exceptions as pg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import CommitUnknown, ConfigurationError, GatewayError, StoreError, StoreOverloaded, Unstorable
+from service.metrics import NO_SQLSTATE
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
@@ -63,19 +64,34 @@ _PLANS_TO_KEEP = {
 _NO_SUCH_PARAMETER = "unsupported startup parameter"
 
 
+def _not_counted(_: str) -> None:
+    """For who does not want to know of failures."""
+
+
 async def _nothing_to_reset(_: asyncpg.Connection) -> None:
     """No statement of ours changes its session, so the round trip that would reset it is saved."""
 
 
 class Database:
-    """A pool of connections to one PostgreSQL. Open it with `open`, close it with `close`."""
+    """A pool of connections to one PostgreSQL. Open it with `open`, close it with `close`.
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    `on_error` hears of each failure: the class of its SQLSTATE (PostgreSQL's manual, appendix A), or `NO_SQLSTATE`.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, on_error: Callable[[str], None] = _not_counted) -> None:
         self._pool = pool
+        self._on_error = on_error
         self._renewed_at_s = -math.inf
 
     @classmethod
-    async def open(cls, dsn: str, *, connections: int = 20, statement_cache: int = 0) -> Database:
+    async def open(
+        cls,
+        dsn: str,
+        *,
+        connections: int = 20,
+        statement_cache: int = 0,
+        on_error: Callable[[str], None] = _not_counted,
+    ) -> Database:
         """Connect and check that commits here are durable.
 
         `statement_cache` prepared statements are kept by each connection. Only 0 works behind PgBouncer, where the next
@@ -103,7 +119,7 @@ class Database:
             if statement_cache and _NO_SUCH_PARAMETER in str(error):
                 raise ConfigurationError("Behind PgBouncer, set SMS_GATEWAY_STATEMENT_CACHE=0.") from error
             raise StoreOverloaded(f"PostgreSQL cannot be reached: {type(error).__name__}") from error
-        database = cls(pool)
+        database = cls(pool, on_error)
         try:
             await database._check_durability()
         except BaseException:
@@ -145,6 +161,7 @@ class Database:
         try:
             connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
         except UNREACHABLE as error:
+            self._count(error)
             raise StoreOverloaded(f"no connection to PostgreSQL: {type(error).__name__}") from error
         try:
             yield connection
@@ -152,10 +169,15 @@ class Database:
             meaning = None if isinstance(error, GatewayError) else store_error(error)
             if meaning is None:
                 raise
+            self._count(error)
             await self._leave_if_read_only(connection, error)
             raise meaning from error
         finally:
             await self._release(connection)
+
+    def _count(self, error: Exception) -> None:
+        state: str = getattr(error, "sqlstate", None) or NO_SQLSTATE
+        self._on_error(state if state == NO_SQLSTATE else state[:2])
 
     async def _leave_if_read_only(self, connection: Connection, error: Exception) -> None:
         """Drop a connection that leads to what became a standby, and now and then the others: new ones may not."""
@@ -184,6 +206,7 @@ class Database:
         except CommitUnknown as error:
             raise StoreOverloaded(str(error)) from error
         except TimeoutError as error:
+            self._count(error)
             raise StoreOverloaded("PostgreSQL did not answer in time") from error
 
     async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:

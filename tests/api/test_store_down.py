@@ -112,6 +112,21 @@ async def test_a_worker_goes_on_by_itself_after_a_database_that_was_read_only_an
         await until(expired)
 
 
+async def test_failures_of_the_database_are_counted(
+    api: GatewayClient, runtime: Runtime, postgres: str, dsn: str
+) -> None:
+    def failures() -> float:
+        sample = runtime.metrics.registry.get_sample_value("sms_gateway_database_errors_total", {"sqlstate": "25"})
+        assert sample is not None
+        return sample
+
+    before = failures()
+    async with read_only(postgres, dsn):
+        assert problem(await api.send(body()), 503).code == "overloaded"
+    assert failures() > before
+    await goes_on(api)
+
+
 def fails_to_claim(runtime: Runtime) -> Callable[[], Awaitable[bool]]:
     """Whether a claim has failed since."""
 

@@ -88,6 +88,18 @@ async def test_a_delivered_receipt_ends_its_message_and_writes_one_webhook(world
     assert len(await rows.webhooks(world.database, message_id)) == 1
 
 
+@pytest.mark.parametrize(("status", "times"), [("delivered", 1), ("undelivered", 0), ("sent", 0)])
+async def test_the_time_to_the_phone_is_taken_once(world: World, status: str, times: int) -> None:
+    _, attempt_id = await sent(world)
+    receive = receiving(world)
+    for _ in range(2):
+        await receive.apply(news(attempt_id, status))
+    sample = world.runtime.metrics.registry.get_sample_value
+    provider = {"provider": "primary"}
+    assert (sample("sms_gateway_delivery_seconds_count", provider) or 0) == times
+    assert 0 <= (sample("sms_gateway_delivery_seconds_sum", provider) or 0) < 60
+
+
 async def test_a_callback_may_hold_several_receipts(world: World) -> None:
     message_id, attempt_id = await sent(world)
     receive = receiving(world, Receipt(ReceiptStatus.SENT), Receipt(ReceiptStatus.UNDELIVERED, error_code=27))

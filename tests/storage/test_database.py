@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from service.errors import CommitUnknown, ConfigurationError, StoreError, StoreOverloaded, Unstorable
+from service.metrics import NO_SQLSTATE
 from service.storage.database import Database, store_error
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.migrate import migrate
@@ -212,6 +213,62 @@ async def test_a_read_of_a_server_that_hangs_ends_in_time(own: Database) -> None
         async with own.reading(within_s=0.05) as connection:
             await connection.execute("SELECT pg_sleep(60)")
     assert await own.fetch("SELECT 1")
+
+
+@pytest.fixture
+async def counting(postgres: str, template: str) -> AsyncIterator[tuple[Database, list[str]]]:
+    """A database of a test's own, and the failures that it told of."""
+    failures: list[str] = []
+    async with migrated_database(postgres, template) as dsn:
+        database = await Database.open(dsn, connections=1, on_error=failures.append)
+        yield database, failures
+        await database.close()
+
+
+Counting = tuple[Database, list[str]]
+
+
+@pytest.mark.parametrize(
+    ("statement", "sqlstate"),
+    [
+        ("SELECT 1 / 0", "22"),
+        ("SET transaction_read_only = on; " + INSERT, "25"),
+        ("DO $$ BEGIN RAISE SQLSTATE '53100'; END $$", "53"),
+        ("DO $$ BEGIN RAISE SQLSTATE 'XX000'; END $$", "XX"),
+    ],
+)
+async def test_a_failure_is_told_by_its_class(counting: Counting, statement: str, sqlstate: str) -> None:
+    database, failures = counting
+    with pytest.raises(StoreError):
+        await database.execute(statement)
+    assert failures == [sqlstate]
+
+
+async def test_a_server_that_does_not_answer_is_told_once_and_without_a_class(counting: Counting) -> None:
+    database, failures = counting
+    with pytest.raises(StoreOverloaded):
+        async with database.reading(within_s=0.05) as connection:
+            await connection.execute("SELECT pg_sleep(60)")
+    assert failures == [NO_SQLSTATE]
+
+
+async def test_a_connection_that_cannot_be_had_is_told(counting: Counting) -> None:
+    database, failures = counting
+    await database.close()
+    with pytest.raises(StoreOverloaded):
+        await database.execute(INSERT)
+    assert failures == [NO_SQLSTATE]
+
+
+async def test_what_is_not_of_postgresql_is_not_told(counting: Counting) -> None:
+    database, failures = counting
+    with pytest.raises(Unstorable):
+        async with database.writing():
+            raise Unstorable("mine")
+    with pytest.raises(ValueError, match="a bug"):
+        async with database.writing():
+            raise ValueError("a bug")
+    assert failures == []
 
 
 async def until_it_stores(database: Database) -> None:
