@@ -194,6 +194,11 @@ class Stage:
         """The address of one `serve`, past the door."""
         return f"http://127.0.0.1:{self._serve_ports[self.serves.index(serve)]}"
 
+    @property
+    def addresses(self) -> list[str]:
+        """host:port of every `serve` and then of every `worker`, past the door."""
+        return [f"127.0.0.1:{port}" for port in (*self._serve_ports, *self._worker_ports)]
+
     def port_of(self, serve: Command) -> int:
         """For `door.closed`."""
         return self._serve_ports[self.serves.index(serve)]
