@@ -78,3 +78,18 @@ async def test_what_happened_is_seen(run: Run, answers: list[Answer]) -> None:
             unseen -= {series for series in happened if await run.prometheus.number(f"sum({series})") > 0}
     roles = {series.labels["role"] for series in await run.prometheus.query("sms_gateway_build_info")}
     assert roles == {"serve", "worker"}
+
+
+async def test_the_very_first_webhook_that_is_given_up_is_told(run: Run, answers: list[Answer]) -> None:
+    """Its series was at 0 before, or else Prometheus would see no rise."""
+    assert answers
+    firing = 'ALERTS{alertname="SmsGatewayWebhooksDead", alertstate="firing"}'
+    told = await run.prometheus.query(firing)
+    assert told == []
+    run.stage.listener.reply_status = 410
+    await run.stage.send()
+    async with asyncio.timeout(60):
+        while not told:
+            await asyncio.sleep(0.2)  # until the next evaluation
+            told = await run.prometheus.query(firing)
+    assert await run.prometheus.number('sum(sms_gateway_webhook_deliveries_total{result="dead"})') == 1
