@@ -14,6 +14,7 @@ import pytest
 from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
+from service import __version__
 from service.cli import app
 from service.cli.dev import CONFIG as DEV_YAML
 from service.errors import ConfigurationError
@@ -61,6 +62,12 @@ def test_a_number_that_the_hlr_calls_dead_fails_without_a_send(trial: Trial) -> 
     assert (message["status"], message["reason"]) == ("failed", "number_unreachable")
     for control in (trial.primary_control, trial.fallback_control):
         assert httpx.get(f"{control}/ledger?to=%2B15555550260").json() == {"sends": []}
+
+
+def test_its_metrics_say_that_one_process_does_all(trial: Trial) -> None:
+    said = f'sms_gateway_build_info{{role="all",version="{__version__}"}} 1.0'
+
+    assert said in httpx.get(f"{trial.url}/metrics").text.splitlines()
 
 
 def test_the_docs_are_where_it_says(trial: Trial) -> None:

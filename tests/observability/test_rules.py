@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from tests.observability.monitoring import (
     Rule,
     Selector,
     alerts,
+    dashboard,
     grouped_by,
     groups,
     panels,
@@ -172,6 +174,20 @@ def test_the_component_holds_what_it_names() -> None:
     files = [*component["resources"], *(one.partition("=")[2] for one in dashboards["files"])]
     assert all((COMPONENT / file).is_file() for file in files)
     assert dashboards["options"]["labels"] == {"grafana_dashboard": "1"}
+
+
+def test_kustomize_takes_the_component(tmp_path: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    shutil.copytree(COMPONENT, tmp_path / "monitoring")
+    overlay = {"namespace": "sms", "components": ["monitoring"]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    rendered = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=False)
+    assert rendered.returncode == 0, rendered.stderr
+    objects = {one["kind"]: one for one in yaml.safe_load_all(rendered.stdout)}
+    assert set(objects) == {"Service", "ServiceMonitor", "PrometheusRule", "ConfigMap"}
+    assert {one["metadata"]["namespace"] for one in objects.values()} == {"sms"}
+    assert json.loads(objects["ConfigMap"]["data"]["sms-gateway.json"]) == dashboard()
 
 
 def test_the_service_monitor_finds_its_service_and_names_the_job_that_alerts_know() -> None:
