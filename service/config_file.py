@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from yaml.reader import ReaderError
 
 from service.errors import ConfigurationError
-from service.settings import GatewayConfig
+from service.settings import GatewayConfig, read_secret
 
 _DEEPEST: Final = 20
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
@@ -52,6 +52,8 @@ class ConfigFile:
     @classmethod
     def load(cls, path: Path, environ: Mapping[str, str]) -> ConfigFile:
         """Read the file. `${NAME}` in a value is replaced by the environment variable of that name.
+
+        Where there is only NAME_FILE, it is replaced by the content of the file at that path.
 
         Raises:
             BadConfig: with every complaint and its line.
@@ -163,12 +165,20 @@ def _plain(node: yaml.Node, environ: Mapping[str, str], complaints: list[Complai
     if not isinstance(value, str):
         return value
 
-    def variable(match: re.Match[str]) -> str:
-        if match[1] not in environ:
-            complaints.append(Complaint(_line(node), "", f"the variable {match[1]} is not set"))
-        return environ.get(match[1], "")
+    try:
+        return _VARIABLE.sub(lambda match: _variable(match[1], environ), value)
+    except ConfigurationError as error:
+        complaints.append(Complaint(_line(node), "", str(error)))
+        return value
 
-    return _VARIABLE.sub(variable, value)
+
+def _variable(name: str, environ: Mapping[str, str]) -> str:
+    if name in environ:
+        return environ[name]
+    path = f"{name}_FILE"
+    if path in environ:
+        return read_secret(path, environ[path])
+    raise ConfigurationError(f"the variable {name} is not set")
 
 
 def _translated(root: yaml.Node, details: ErrorDetails) -> Complaint:

@@ -84,7 +84,7 @@ class Environment:
                 continue
             setting, value = name.removeprefix(PREFIX).lower(), raw
             if setting.endswith("_file"):
-                setting, value = setting.removesuffix("_file"), _read_secret(name, raw)
+                setting, value = setting.removesuffix("_file"), read_secret(name, raw)
             if setting not in known:
                 raise ConfigurationError(f"{name} is not a setting of this service.")
             if value:
@@ -105,7 +105,12 @@ def reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _read_secret(name: str, path: str) -> str:
+def read_secret(name: str, path: str) -> str:
+    """The content of the file at `path`, which the variable `name` holds, without white space around it.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:

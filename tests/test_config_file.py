@@ -71,6 +71,21 @@ def test_a_variable_that_is_not_set_is_named_with_its_line() -> None:
     assert complaints(GOOD, {}) == [Complaint(2, "", "the variable KEY is not set")]
 
 
+def test_a_variable_may_come_from_a_file_that_another_variable_names(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("s3cret\n")
+
+    config = ConfigFile.parse(GOOD, {"KEY_FILE": str(path)}).config
+    assert config.providers["primary"].api_key == "s3cret"
+    config = ConfigFile.parse(GOOD, {"KEY_FILE": str(path), "KEY": "it goes first"}).config
+    assert config.providers["primary"].api_key == "it goes first"
+
+
+def test_the_file_of_a_variable_that_cannot_be_read_is_complained_of_in_its_line(tmp_path: Path) -> None:
+    [complaint] = complaints(GOOD, {"KEY_FILE": str(tmp_path / "none")})
+    assert str(complaint) == "line 2: KEY_FILE: the file cannot be read (No such file or directory)."
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n"])
 def test_an_empty_file_is_said_to_be_empty(text: str) -> None:
     assert complaints(text) == [Complaint(1, "", "the file is empty")]

@@ -9,14 +9,14 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
 from service import logs
 from service.app import create_app, create_worker_app
 from service.cli.process import answering, listening, run
-from service.cli.store import bring_up_to_date, require_newest, with_database
+from service.cli.store import await_newest, bring_up_to_date, require_newest, with_database
 from service.config_file import ConfigFile
 from service.errors import ConfigurationError, StoreError
 from service.pipeline.hints import hearing, ringing
@@ -46,9 +46,19 @@ def all_() -> None:
     run(_everything())
 
 
-def migrate() -> None:
+def migrate(
+    wait: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=0, help="Change nothing: wait so long for another `migrate` to do it."),
+    ] = None,
+) -> None:
     """Bring the database of SMS_GATEWAY_DATABASE_URL to the newest schema."""
-    asyncio.run(bring_up_to_date(_database_url(Environment.read(os.environ))))
+    dsn = _database_url(Environment.read(os.environ))
+    if wait is None:
+        asyncio.run(bring_up_to_date(dsn))
+    else:
+        typer.echo(f"Waiting {wait:g} s at most for another `sms-gateway migrate`.")
+        asyncio.run(await_newest(dsn, wait))
     typer.echo("The database has the newest schema.")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 
@@ -15,6 +16,8 @@ from service.settings import Environment
 from service.storage.database import Database
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.migrate import migrate, newest_version
+
+_ASK_EVERY_S: Final = 1.0
 
 
 def with_secret_key(environment: Environment) -> Environment:
@@ -103,6 +106,25 @@ async def require_newest(dsn: str) -> None:
     """
     if await _outdated(dsn):
         raise ConfigurationError("The database misses migrations: run `sms-gateway migrate` first.")
+
+
+async def await_newest(dsn: str, within_s: float) -> None:
+    """Wait until another process has run all migrations. A database that does not answer yet is waited for, too.
+
+    Raises:
+        ConfigurationError: `within_s` were not enough.
+    """
+    try:
+        async with asyncio.timeout(within_s):
+            while True:
+                with suppress(StoreError):
+                    if not await _outdated(dsn):
+                        return
+                await asyncio.sleep(_ASK_EVERY_S)
+    except TimeoutError as error:
+        raise ConfigurationError(
+            f"Within {within_s:g} s no `sms-gateway migrate` has brought the database up to date: look at its log."
+        ) from error
 
 
 async def _outdated(dsn: str) -> bool:

@@ -173,6 +173,26 @@ async def test_a_role_that_may_not_migrate_is_told_so(postgres: str, database: s
     assert "refuses a migration: permission denied" in str(result.exception)
 
 
+async def test_migrate_wait_ends_once_another_process_has_migrated(database: str, tmp_path: Path) -> None:
+    with running("migrate", "--wait", "60", folder=tmp_path, SMS_GATEWAY_DATABASE_URL=database) as waiting:
+        waiting.printed_until("Waiting")
+        assert waiting.process.poll() is None
+
+        await asyncio.to_thread(migrate, database)
+
+        assert waiting.wait() == 0
+
+
+@pytest.mark.parametrize("dsn", [None, "postgresql://nobody@127.0.0.1:1/none"])
+def test_migrate_wait_gives_up_when_its_time_is_over_and_says_where_to_look(database: str, dsn: str | None) -> None:
+    settings = {"SMS_GATEWAY_DATABASE_URL": dsn or database}
+
+    result = CliRunner().invoke(app, ["migrate", "--wait", "0.5"], env=settings)
+
+    assert isinstance(result.exception, ConfigurationError)
+    assert "Within 0.5 s no `sms-gateway migrate`" in str(result.exception)
+
+
 def test_a_simulator_whose_control_port_is_taken_says_so(tmp_path: Path) -> None:
     port = free_ports()
     with running("simulator", "--port", str(port), folder=tmp_path) as command:
