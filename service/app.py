@@ -10,6 +10,8 @@ from starlette.types import ASGIApp
 
 from service import __version__
 from service.api import (
+    admin,
+    admin_providers,
     bulk,
     health,
     hlr,
@@ -30,6 +32,7 @@ from service.api.draft import Drafter
 from service.api.intake import RawRoute
 from service.api.middleware import Surround
 from service.api.openapi import document
+from service.api.tokens import IssuerKeys, Tokens
 from service.pipeline.accept import Accept
 from service.pipeline.limits import Limits
 from service.pipeline.lookup import Lookup
@@ -48,6 +51,8 @@ _GATEWAY: Final = (
     suppressions.router,
     webhooks.router,
     webhook_deliveries.router,
+    admin.router,
+    admin_providers.router,
     receipts.router,
     health.router,
 )
@@ -72,6 +77,11 @@ def openapi_document() -> dict[str, Any]:
     return document(_assemble(_GATEWAY))
 
 
+def _tokens(runtime: Runtime) -> Tokens | None:
+    issuers = {one.issuer: IssuerKeys(one, runtime.issuer_http[one.issuer]) for one in runtime.config.auth.issuers}
+    return Tokens(issuers) if issuers else None
+
+
 def _assemble(routers: tuple[APIRouter, ...]) -> FastAPI:
     app = FastAPIOffline(
         title="SMS gateway",
@@ -91,7 +101,7 @@ def _serving(app: FastAPI, runtime: Runtime) -> ASGIApp:
     lookup = Lookup(runtime)
     app.state.api = Api(
         runtime=runtime,
-        directory=Directory(runtime.clients),
+        directory=Directory(runtime.clients, _tokens(runtime)),
         drafter=Drafter(runtime.config, runtime.webhook_policy),
         accept=Accept(runtime),
         lookup=lookup,

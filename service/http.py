@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Final
 
@@ -235,7 +237,7 @@ class Transport:
     """Sends requests. Follows no redirect, repeats nothing, keeps no cookie, reads no proxy from the environment.
 
     To be made inside the event loop. `max_connections` and `per_host` bound what is open at once (0: no bound);
-    `resolver` replaces the system's DNS.
+    `resolver` replaces the system's DNS, `ca_file` (PEM) the certificate authorities that are trusted.
     """
 
     def __init__(
@@ -245,6 +247,7 @@ class Transport:
         max_connections: int = 256,
         per_host: int = 0,
         resolver: AbstractResolver | None = None,
+        ca_file: Path | None = None,
     ) -> None:
         self._policy = policy
         self._resolver = _Resolver(policy, resolver or aiohttp.ThreadedResolver())
@@ -254,6 +257,7 @@ class Transport:
                 limit_per_host=per_host,
                 keepalive_timeout=_KEEPALIVE_S,
                 resolver=self._resolver,
+                ssl=ssl.create_default_context(cafile=ca_file) if ca_file else True,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": "identity"},

@@ -62,6 +62,7 @@ class Metrics:
         self.submits = counter("submits_total", "Calls to providers, by outcome.", "provider", "outcome")
         self.submit_s = histogram("submit_seconds", "Time of a call to a provider.", _SLOW, "provider")
         self.breaker = gauge("breaker_state", "0 closed, 1 half open, 2 open.", "provider")
+        self.paused = gauge("provider_paused", "1: an operator has paused the provider.", "provider")
         self.standings = counter("provider_standings_total", "Moves of a provider's standing.", "provider", "condition")
         self.failovers = counter("failovers_total", "Messages that went on to another provider.", "origin", "target")
         self.ended = counter("messages_ended_total", "Messages that ended.", "status", "reason")

@@ -16,7 +16,8 @@ from service.hlr.source import HlrAccount, HlrSource
 from service.http import TargetPolicy, Transport
 from service.metrics import Metrics
 from service.providers.adapter import Account, Adapter
-from service.settings import GatewayConfig, Provider, Settings
+from service.settings import GatewayConfig, Issuer, Provider, Settings
+from service.storage.audit import AuditLog
 from service.storage.bell import Bell
 from service.storage.clients import ClientStore
 from service.storage.database import Database
@@ -27,6 +28,7 @@ from service.storage.messages import MessageStore
 from service.storage.numbers import NumberStore
 from service.storage.outbox import Outbox
 from service.storage.pacing import PacingStore
+from service.storage.pauses import PauseStore
 from service.storage.queue import MessageQueue
 from service.storage.receipts import ReceiptStore
 from service.storage.retention import Retention
@@ -71,6 +73,8 @@ class Runtime:
     suppressions: SuppressionStore
     pacing: PacingStore
     health: HealthStore
+    pauses: PauseStore
+    audit: AuditLog
     retention: Retention
     upkeep: Upkeep
     bell: Bell
@@ -78,6 +82,7 @@ class Runtime:
     hlr_source: HlrSource | None
     provider_http: Transport
     webhook_http: Transport
+    issuer_http: Mapping[str, Transport]
     webhook_policy: TargetPolicy
 
     @property
@@ -118,6 +123,9 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.push_async_callback(provider_http.aclose)
         webhook_http = Transport(policy)
         stack.push_async_callback(webhook_http.aclose)
+        issuer_http = {issuer.issuer: _issuer_transport(issuer) for issuer in config.auth.issuers}
+        for transport in issuer_http.values():
+            stack.push_async_callback(transport.aclose)
         yield Runtime(
             settings=settings,
             metrics=metrics,
@@ -140,14 +148,24 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             suppressions=SuppressionStore(database),
             pacing=PacingStore(database),
             health=HealthStore(database),
+            pauses=PauseStore(database),
+            audit=AuditLog(database),
             upkeep=Upkeep(database),
             bell=Bell(database, environment.listen_url or environment.database_url),
             providers=accounts,
             hlr_source=_hlr_source(config),
             provider_http=provider_http,
             webhook_http=webhook_http,
+            issuer_http=issuer_http,
             webhook_policy=policy,
         )
+
+
+def _issuer_transport(issuer: Issuer) -> Transport:
+    try:
+        return Transport(TargetPolicy.trusting(), max_connections=2, ca_file=issuer.ca_file)
+    except OSError as error:
+        raise ConfigurationError(f"auth: the ca_file of {issuer.issuer} is no readable PEM file.") from error
 
 
 def retention_of(database: Database, config: GatewayConfig) -> Retention:

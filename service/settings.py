@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from phonenumbers import SUPPORTED_REGIONS
-from pydantic import AnyHttpUrl, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AnyHttpUrl, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.domain.message import Traffic
+from service.domain.scope import Scope
 from service.domain.sender import kind
 from service.errors import ConfigurationError
 
@@ -251,6 +253,57 @@ class Webhooks(_Section):
     per_target: Count = 16
 
 
+_LOCAL = {"localhost", "127.0.0.1", "::1"}
+
+
+def secure_url(url: str) -> str:
+    """`url`, over which keys may be fetched.
+
+    Raises:
+        ValueError: whoever is on the way could replace them: it is neither https nor on this machine.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "https" and (parts.scheme, parts.hostname in _LOCAL) != ("http", True):
+        raise ValueError("must begin with https://")
+    return url
+
+
+class Subject(_Section):
+    """What a token's subject may do, and as which client."""
+
+    client: str = Field(min_length=1, max_length=64)
+    scopes: tuple[Scope, ...] = Field(min_length=1)
+
+
+class Issuer(_Section):
+    """Who issues tokens (OIDC), e.g. a Kubernetes cluster to its service accounts."""
+
+    issuer: Annotated[str, AfterValidator(secure_url)]
+    """As the claim `iss` says it, to the letter."""
+    audience: str = Field(min_length=1)
+    """What the claim `aud` must hold, so that tokens for others are no use here."""
+    jwks_url: Annotated[AnyHttpUrl, AfterValidator(lambda url: AnyHttpUrl(secure_url(str(url))))] | None = None
+    """Where the keys are. Default: as `/.well-known/openid-configuration` under the issuer says."""
+    ca_file: Path | None = None
+    """The certificate authority of these URLs, as PEM. Default: those of the system."""
+    token_file: Path | None = None
+    """A token to fetch the keys with, where they are not public (Kubernetes' API server)."""
+    subjects: dict[str, Subject] = Field(min_length=1)
+    """By the claim `sub`. Whoever is not named may not call."""
+
+
+class Auth(_Section):
+    """Who may call with a token rather than an API key."""
+
+    issuers: tuple[Issuer, ...] = ()
+
+    @model_validator(mode="after")
+    def _once_each(self) -> Auth:
+        if len({issuer.issuer for issuer in self.issuers}) < len(self.issuers):
+            raise _contradiction(("issuers",), "an issuer is named twice")
+        return self
+
+
 class RateLimit(_Section):
     """`per_s` on average, `burst` at once after a rest."""
 
@@ -329,6 +382,7 @@ class GatewayConfig(_Section):
     routes: tuple[Route, ...] = Field(min_length=1)
     hlr: Hlr = Hlr()
     webhooks: Webhooks = Webhooks()
+    auth: Auth = Auth()
     limits: Limits = Limits()
     deliver: Deliver = Deliver()
     health: Health = Health()

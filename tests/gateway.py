@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from service.config_file import ConfigFile
 from service.runtime import Runtime, open_runtime
 from service.settings import Environment, Settings
+from service.storage.clients import KeyTerms
 from service.storage.migrate import migrate
 from tests.postgres import create_database, database_name, drop_database
 
@@ -51,7 +52,7 @@ async def make_key(runtime: Runtime, *scopes: str, client: str = "shop") -> str:
     """A new key with these scopes for the client of that name, made where there is none."""
     client_id, _ = await runtime.clients.ensure_client(client, runtime.keyring.seal("whsec_" + "c2VjcmV0" * 4))
     api_key = f"sk_{secrets.token_urlsafe(32)}"
-    await runtime.clients.add_key(client_id, api_key, list(scopes))
+    await runtime.clients.add_key(client_id, api_key, KeyTerms(list(scopes)))
     return api_key
 
 

@@ -14,7 +14,7 @@ from service.storage.messages import NewMessage
 TABLES = (
     "messages", "attempts", "receipts", "orphan_receipts", "idempotency_keys", "batches", "webhook_deliveries",
     "webhook_targets", "webhook_endpoints", "hlr_results", "suppressions", "pacing", "health_samples",
-    "health_standings", "workers", "text_purges", "api_keys", "clients",
+    "health_standings", "provider_pauses", "workers", "text_purges", "api_keys", "clients",
 )  # fmt: skip
 LEASE = timedelta(minutes=10)
 

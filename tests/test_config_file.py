@@ -236,3 +236,55 @@ def test_no_text_is_more_than_wrong(text: str) -> None:
     for found in complaints(text):
         assert 1 <= found.line <= text.count("\n") + text.count("\x85") + text.count("\r") + 2
         str(found).encode()
+
+
+def _auth(issuer: str, *, audience: str = "gateway", scopes: str = "[send]", more: str = "") -> str:
+    return GOOD + (
+        "auth:\n  issuers:\n"
+        f"    - {{issuer: '{issuer}', audience: '{audience}', {more}"
+        f" subjects: {{'system:serviceaccount:shop:api': {{client: shop, scopes: {scopes}}}}}}}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "issuer", ["https://cluster.example", "http://localhost:9/x", "http://[::1]", "http://127.0.0.1:8"]
+)
+def test_issuers_of_tokens_are_read(issuer: str) -> None:
+    [read] = ConfigFile.parse(
+        _auth(issuer, more="jwks_url: 'https://keys.example/jwks',"), {"KEY": "k"}
+    ).config.auth.issuers
+    assert (read.issuer, str(read.jwks_url)) == (issuer, "https://keys.example/jwks")
+    assert read.subjects["system:serviceaccount:shop:api"].scopes == ("send",)
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        (_auth("http://cluster.example"), "auth.issuers.0.issuer", "must begin with https://"),
+        (_auth("http://localhost:x@cluster.example"), "auth.issuers.0.issuer", "must begin with https://"),
+        (_auth("cluster.example"), "auth.issuers.0.issuer", "must begin with https://"),
+        (
+            _auth("https://cluster.example", more="jwks_url: 'http://keys.example/jwks',"),
+            "auth.issuers.0.jwks_url",
+            "must begin with https://",
+        ),
+        (
+            _auth("https://cluster.example", audience=""),
+            "auth.issuers.0.audience",
+            "String should have at least 1 character",
+        ),
+        (
+            _auth("https://cluster.example", scopes="[]"),
+            "auth.issuers.0.subjects.system:serviceaccount:shop:api.scopes",
+            "Tuple should have at least 1 item after validation, not 0",
+        ),
+        (
+            _auth("https://a.example") + _auth("https://a.example").splitlines(keepends=True)[-1],
+            "auth.issuers",
+            "an issuer is named twice",
+        ),
+    ],
+)
+def test_an_issuer_that_could_not_be_trusted_is_refused(text: str, where: str, what: str) -> None:
+    [complaint] = complaints(text)
+    assert (complaint.where, complaint.what) == (where, what)

@@ -36,6 +36,11 @@ _NUMBER_RULES: Final = {
 }
 _NOT_TEXT: Final = FieldError("", "invalid_number", "Give the number as a string in E.164.")
 _COUNTRY: Final = FieldError("", "country_forbidden", "This client may not send to the number's country.")
+_RATE: Final = FieldError(
+    "",
+    "number_type_not_allowed",
+    "This client may not send to premium-rate, shared-cost or satellite numbers. Ask the gateway's operator for it.",
+)
 _SENDER: Final = FieldError("from", "sender_forbidden", "This client may not use the sender. Use one of its own.")
 _DUPLICATE: Final = FieldError("", "duplicate_recipient", "This number is in the list already, and is sent to once.")
 
@@ -112,8 +117,8 @@ class Drafter:
             raise invalid(errors)
         content = self._content(body, size, principal, now)
         country = msisdn.country(body.to)
-        if _forbids_country(principal, country):
-            raise Problem(403, _COUNTRY.code, _COUNTRY.detail)
+        if forbidden := _forbids_number(principal, body.to, country):
+            raise Problem(403, forbidden.code, forbidden.detail)
         return content.to(body.to, country)
 
     def judge(self, body: SendRequest, principal: Principal, now: datetime) -> Judgement:
@@ -124,8 +129,8 @@ class Drafter:
         if sender is not None and _forbids_sender(principal, body.sender):
             errors.append(_SENDER)
         country = None if check_number(body.to) else msisdn.country(body.to)
-        if country is not None and _forbids_country(principal, country):
-            errors.append(replace(_COUNTRY, field="to"))
+        if country is not None and (forbidden := _forbids_number(principal, body.to, country)):
+            errors.append(replace(forbidden, field="to"))
         traffic = sender.traffic if sender else None
         too_far = any(error.field == "send_at" for error in errors)
         return Judgement(
@@ -233,8 +238,11 @@ def _forbids_sender(principal: Principal, sender: str) -> bool:
     return principal.senders is not None and sender not in principal.senders
 
 
-def _forbids_country(principal: Principal, country: str) -> bool:
-    return principal.countries is not None and country not in principal.countries
+def _forbids_number(principal: Principal, number: str, country: str) -> FieldError | None:
+    """What keeps this client from sending to a number of that country. The field is left empty."""
+    if principal.countries is not None and country not in principal.countries:
+        return _COUNTRY
+    return _RATE if not principal.special_rates and msisdn.has_special_rate(number) else None
 
 
 def _add(draft: BulkDraft, content: _Content, number: Any, principal: Principal, seen: set[str]) -> None:
@@ -246,8 +254,8 @@ def _add(draft: BulkDraft, content: _Content, number: Any, principal: Principal,
         draft.results.append((number, error))
         return
     country = msisdn.country(number)
-    if _forbids_country(principal, country):
-        draft.results.append((number, _COUNTRY))
+    if forbidden := _forbids_number(principal, number, country):
+        draft.results.append((number, forbidden))
     elif number in seen:
         draft.results.append((number, _DUPLICATE))
     else:

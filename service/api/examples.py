@@ -11,6 +11,7 @@ TAGS: Final = {
     "Suppressions": "Numbers that a client does not send to, whichever the provider.",
     "Webhooks": "Where receipts go, what went there, and sending it again. They are signed as Standard Webhooks.",
     "Providers": "Where providers report. Their proof is the URL, and their signature where they have one.",
+    "Operators": "Clients, keys, providers and the audit log, for whoever runs the gateway: scope `operator`.",
     "Operations": "Health and metrics. Not for the internet.",
 }
 
@@ -32,6 +33,8 @@ PATH_PARTS: Final = {
     "webhook_id": PathPart("What the header `webhook-id` says.", "whd_0190f6c3b2c57d4e9f60718293a4b5c6"),
     "number": PathPart("In E.164. `+` may be written `%2B`.", "+15555550100", _E164),
     "account": PathPart("A provider of `gateway.yaml`.", "primary"),
+    "client": PathPart("Of `GET /v1/admin/clients`.", "shop"),
+    "key_id": PathPart("Of `GET /v1/admin/keys`.", "0190f6c2-a1b4-7c3d-8e5f-60718293a4b5"),
     "token": PathPart("Made by the gateway; it names an attempt or the account.", "TOKEN"),
 }
 
@@ -64,9 +67,11 @@ _PROBLEMS: Final = {
     503: Shown("overloaded", "Nothing was stored. Repeat the request later."),
 }
 _NOT_ADMIN: Final = Shown("scope_missing", "This API key lacks the scope `admin`. Use a key that has it.")
+_NOT_OPERATOR: Final = Shown("scope_missing", "This API key lacks the scope `operator`. Use a key that has it.")
 _BAD_CURSOR: Final = Shown(
     "cursor_invalid", "Give `next_cursor` of the page before, with the same filters, or leave it out.", "cursor"
 )
+_NO_KEY: Final = Shown("key_not_found", "There is no living key of this id. Take a `key_id` of `GET /v1/admin/keys`.")
 _OWN: Final[dict[str, dict[int, Shown]]] = {  # of a tag or of an operation
     "Suppressions": {
         403: _NOT_ADMIN,
@@ -86,6 +91,20 @@ _OWN: Final[dict[str, dict[int, Shown]]] = {  # of a tag or of an operation
         413: Shown("body_too_large", "Send at most 65536 bytes; split a bulk into smaller ones."),
         422: Shown("unreadable_callback", "This callback is not understood."),
     },
+    "Operators": {
+        403: _NOT_OPERATOR,
+        404: Shown("provider_not_found", "There is no such provider. Take one of `GET /v1/admin/providers`."),
+        409: Shown("client_exists", "There is a client of this name already. Change it, or use another name."),
+        422: Shown("invalid_country", "Give ISO 3166-1 alpha-2 codes in capitals: DE, GB, US.", "countries"),
+    },
+    "updateClient": {
+        404: Shown("client_not_found", "There is no such client. Take a name of `GET /v1/admin/clients`.")
+    },
+    "createClient": {422: Shown("invalid_name", "Give a name of visible characters.", "name")},
+    "rotateKey": {404: _NO_KEY, 422: Shown("out_of_range", "Give a number within the documented range.", "overlap_s")},
+    "revokeKey": {404: _NO_KEY},
+    "pauseProvider": {422: Shown("field_missing", "Add this field.", "reason")},
+    "listActs": {422: _BAD_CURSOR},
     "sendBulk": {422: Shown("no_recipients", "Give at least one recipient.", "recipients")},
     "getBatch": {
         404: Shown("batch_not_found", "This client has no such batch. Take the `batch_id` of a bulk's answer.")

@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
+from service.api.admin_models import REQUESTS as ADMIN_REQUESTS
 from service.api.examples import LINKS, PATH_PARTS, TAGS, Shown, problem
 from service.api.models import BulkRequest, ProblemReply, SendRequest
 from service.api.problems import TITLES
@@ -77,7 +78,10 @@ def _schemas(app: FastAPI) -> dict[str, Any]:
     replies = {answer["model"]: None for answer in answers if "model" in answer}
     _, schemas = models_json_schema(
         [
-            *((model, "validation") for model in (SendRequest, BulkRequest, *WEBHOOK_REQUESTS, SuppressionRequest)),
+            *(
+                (model, "validation")
+                for model in (SendRequest, BulkRequest, *WEBHOOK_REQUESTS, SuppressionRequest, *ADMIN_REQUESTS)
+            ),
             *((model, "serialization") for model in (ProblemReply, *replies)),
         ],
         ref_template=_REF,

@@ -129,7 +129,11 @@ async def _route(runtime: Runtime, route: Route, judged: Judgement) -> dict[str,
 
 async def _providers(runtime: Runtime, route: Route, country: str, traffic: Traffic) -> list[dict[str, Any]]:
     standings, policy = await runtime.health.standings(), policy_of(runtime.config)
-    shares = {name: share_of(standings, Place(name, country, traffic.value), 0.0, policy) for name in route.providers}
+    paused = await runtime.pauses.pauses()
+    shares = {
+        name: 0.0 if name in paused else share_of(standings, Place(name, country, traffic.value), 0.0, policy)
+        for name in route.providers
+    }
     ranked = rank(route.providers, _MIDDLE, shares)
     return [
         _provider(runtime.config, name, shares[name], ranked[place - 1] if place else None)

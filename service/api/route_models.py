@@ -38,10 +38,18 @@ class StandingReply(Reply):
     samples: SamplesReply
 
 
+class PausedReply(Reply):
+    """An operator has paused the provider: it gets nothing, whatever its standings."""
+
+    reason: str
+    since: datetime
+
+
 class RouteProvider(Reply):
     """A provider of a route. What has no standing here is healthy and has not been called lately."""
 
     provider: str
+    paused: PausedReply | None
     standings: list[StandingReply]
 
 
@@ -69,6 +77,7 @@ class RouteList(Reply):
                             "providers": [
                                 {
                                     "provider": "primary",
+                                    "paused": None,
                                     "standings": [
                                         {
                                             "country": "US",

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from service.api.access import allowed
 from service.api.context import api_of
 from service.api.openapi import refusals
-from service.api.replies import json_reply, utc_text_or_none
+from service.api.replies import json_reply, utc_text, utc_text_or_none
 from service.api.route_models import RouteList
 from service.domain.health import StandingPolicy, share
 from service.domain.routing import Route
@@ -22,6 +22,7 @@ from service.pipeline.health import policy_of
 from service.settings import GatewayConfig
 from service.storage.clients import Principal
 from service.storage.health import Evidence
+from service.storage.pauses import Pause
 
 router = APIRouter(tags=["Routes"])
 
@@ -39,6 +40,7 @@ async def list_routes(request: Request, caller: Annotated[Principal, Depends(all
     config = runtime.config
     policy = policy_of(config)
     usable = _usable(config, caller)
+    pauses = await runtime.pauses.pauses()
     standings = [
         one for one in await runtime.health.shared_evidence(policy) if usable(one.place.traffic, one.place.country)
     ]
@@ -50,7 +52,11 @@ async def list_routes(request: Request, caller: Annotated[Principal, Depends(all
                     "traffic": route.traffic,
                     "countries": None if route.countries is None else sorted(route.countries),
                     "providers": [
-                        {"provider": name, "standings": _standings(route, name, standings, policy)}
+                        {
+                            "provider": name,
+                            "paused": _paused(pauses.get(name)),
+                            "standings": _standings(route, name, standings, policy),
+                        }
                         for name in route.providers
                     ],
                 }
@@ -72,6 +78,10 @@ def _usable(config: GatewayConfig, caller: Principal) -> Callable[..., bool]:
         return everything or (fits and (wanted is None or wanted in traffic))
 
     return usable
+
+
+def _paused(pause: Pause | None) -> dict[str, str] | None:
+    return None if pause is None else {"reason": pause.reason, "since": utc_text(pause.paused_at)}
 
 
 def _standings(route: Route, name: str, standings: list[Evidence], policy: StandingPolicy) -> list[dict[str, Any]]:

@@ -11,7 +11,22 @@ import typer
 
 from service import __version__
 from service.app import openapi_document
-from service.cli import bulk, check, clients, dev, keys, messages, modes, purge, send, simulator, suppressions, webhooks
+from service.cli import (
+    audit,
+    bulk,
+    check,
+    clients,
+    dev,
+    keys,
+    messages,
+    modes,
+    providers,
+    purge,
+    send,
+    simulator,
+    suppressions,
+    webhooks,
+)
 from service.cli.caller import GatewayUnreachable
 from service.errors import ConfigurationError, GatewayError
 
@@ -53,6 +68,8 @@ for panel, name, command in (
     app.command(name, rich_help_panel=panel)(command)
 app.add_typer(keys.keys, name="keys", rich_help_panel=_PREPARE)
 app.add_typer(clients.clients, name="clients", rich_help_panel=_PREPARE)
+app.add_typer(providers.providers, name="providers", rich_help_panel=_PREPARE)
+app.add_typer(audit.audit, name="audit", rich_help_panel=_PREPARE)
 app.add_typer(messages.messages, name="messages", rich_help_panel=_USE)
 app.add_typer(webhooks.webhooks, name="webhooks", rich_help_panel=_USE)
 app.add_typer(suppressions.suppressions, name="suppressions", rich_help_panel=_USE)

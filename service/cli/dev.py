@@ -14,16 +14,17 @@ import typer
 from service.cli.keys import SCOPES
 from service.cli.modes import configure_logs, gateway
 from service.cli.process import listening, run
-from service.cli.secret_files import checked_api_key, checked_webhook_secret, kept, new_api_key
+from service.cli.secret_files import checked_api_key, checked_webhook_secret, kept
 from service.cli.simulator import simulating
 from service.cli.store import bring_up_to_date, with_database, with_secret_key
 from service.config_file import ConfigFile
-from service.domain.keyring import key_hash, new_webhook_secret
+from service.domain.keyring import key_hash, new_api_key, new_webhook_secret
 from service.errors import ConfigurationError
 from service.runtime import Runtime
 from service.settings import Environment, Settings, reachable
 from service.simulator import SimulatorSettings
 from service.simulator.server import CONTROL_OFFSET
+from service.storage.clients import KeyTerms
 
 CLIENT: Final = "dev"
 SIMULATORS: Final = ("primary", "fallback")
@@ -104,7 +105,7 @@ async def _bootstrap(runtime: Runtime) -> None:
     client_id, sealed = await runtime.clients.ensure_client(CLIENT, runtime.keyring.seal(secret))
     if runtime.keyring.open(sealed) != secret:
         await runtime.clients.set_webhook_secret(client_id, runtime.keyring.seal(secret))
-    await runtime.clients.add_key(client_id, api_key, list(SCOPES))
+    await runtime.clients.add_key(client_id, api_key, KeyTerms(SCOPES))
     if key_hash(api_key) not in await runtime.clients.principals():
         raise ConfigurationError(
             "The API key of `dev` has been revoked: set SMS_GATEWAY_BOOTSTRAP_KEY to another. If that is not set, "

@@ -14,11 +14,6 @@ from service.errors import ConfigurationError
 _PREFIX = "whsec_"
 
 
-def new_api_key() -> str:
-    """An API key: 256 random bits."""
-    return f"sk_{secrets.token_urlsafe(32)}"
-
-
 def new_secret_key() -> str:
     """A value for SMS_GATEWAY_SECRET_KEY."""
     return secrets.token_hex(32)

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from service.cli.process import run
-from service.cli.secret_files import checked_api_key, checked_webhook_secret, kept, new_api_key
-from service.domain.keyring import new_webhook_secret
+from service.cli.secret_files import checked_api_key, checked_webhook_secret, kept
+from service.domain.keyring import new_api_key, new_webhook_secret
 from service.errors import ConfigurationError
 from service.settings import reachable
 from service.simulator import Simulator, SimulatorSettings

@@ -87,6 +87,11 @@ def new_webhook_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
+def new_api_key() -> str:
+    """An API key: 256 random bits."""
+    return f"sk_{secrets.token_urlsafe(32)}"
+
+
 def key_hash(api_key: str) -> bytes:
     """What is stored of an API key. Plain SHA-256: the key is 256 random bits, which nobody can search."""
     return hashlib.sha256(api_key.encode()).digest()

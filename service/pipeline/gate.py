@@ -16,6 +16,8 @@ from service.runtime import ProviderAccount, Runtime
 
 _STATE_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
+_HELD_RETRY_S = 2.0
+
 
 class Call:
     """A call that has its turn."""
@@ -39,6 +41,8 @@ class Gate:
         settings = account.settings
         self._breaker = Breaker()
         runtime.metrics.breaker.labels(account.name).set_function(lambda: _STATE_VALUES[self._breaker.state(now())])
+        self.held = False
+        """An operator has paused the provider."""
         self._paused_until_s = 0.0
         self._all_calls = asyncio.Semaphore(settings.max_in_flight)
         self._other_calls = asyncio.Semaphore(max(1, int(settings.max_in_flight * (1 - settings.otp_reserve))))
@@ -72,7 +76,7 @@ class Gate:
         Where nothing is said the call was not made: if it was to be the probe of the breaker, another one may be.
 
         Raises:
-            Busy: the breaker is open, the provider asked for a pause, or the turn is more than `PATIENCE_S` away.
+            Busy: the breaker is open, an operator or the provider wants a pause, or the turn is over `PATIENCE_S` away.
         """
         self._check_open()
         await self._sender_paces.get(sender, self._paces[traffic]).wait(client_id)
@@ -86,6 +90,8 @@ class Gate:
 
     def _check_open(self) -> None:
         now_s = self._now()
+        if self.held:
+            raise Busy(_HELD_RETRY_S, down=True)
         if (wait_s := self._breaker.wait_s(now_s)) > 0:
             raise Busy(wait_s if math.isfinite(wait_s) else PATIENCE_S, down=True)  # what a probe finds is known soon
         if (wait_s := self._paused_until_s - now_s) > 0:

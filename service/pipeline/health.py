@@ -79,6 +79,7 @@ class Health:
         self, runtime: Runtime, gates: Mapping[str, Gate] | None = None, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._store = runtime.health
+        self._pauses = runtime.pauses
         self._metrics = runtime.metrics
         self._policy = policy_of(runtime.config)
         self._gates = gates or {}
@@ -142,6 +143,7 @@ class Health:
         """Judge when it is this worker's turn, and follow what others judged, until cancelled."""
         while True:
             await asyncio.sleep(ROUND_S)
+            await self.follow_pauses()
             try:
                 if await self._store.take_round():
                     await self.judge()
@@ -149,6 +151,19 @@ class Health:
                 self._metrics.worker_errors.labels("health").inc()
                 log.warning("health was not judged", extra={"error": str(error)})
             await self.sync()
+
+    async def follow_pauses(self) -> None:
+        """Hold the providers that operators paused, and no others. Until that is known, all stays as it is."""
+        try:
+            paused = await self._pauses.pauses()
+        except StoreError as error:
+            log.warning("it is not known which providers are paused", extra={"error": str(error)})
+            return
+        for name, gate in self._gates.items():
+            if gate.held is not (name in paused):
+                gate.held = name in paused
+                self._metrics.paused.labels(name).set(gate.held)
+                log.warning("a provider was paused or resumed", extra={"provider": name, "paused": gate.held})
 
     async def judge(self) -> None:
         """Move every standing that the samples of all processes want moved."""
@@ -193,23 +208,22 @@ class Health:
         return min(self._own(place.provider, now_s), share_of(self._standings, place, now_s, self._policy))
 
     def _own(self, provider: str, now_s: float) -> float:
-        """The share that this process's own breaker lets a provider have: none while open, a growing one after that.
+        """The share that a pause, or this process's own breaker, lets a provider have: none, or after it a growing one.
 
         All processes see a dead provider die, so all let their traffic drift back, whatever the standings say.
         """
         gate = self._gates.get(provider)
         if gate is None:
             return 1.0
-        return 0.0 if gate.probe_at_s is not None else ramp(now_s - gate.closed_at_s, self._policy)
+        return 0.0 if gate.held or gate.probe_at_s is not None else ramp(now_s - gate.closed_at_s, self._policy)
 
     def _only_slow(self, place: Place) -> bool:
-        gate = self._gates.get(place.provider)
-        return self._standing(place).cause is Cause.SLOW and (gate is None or gate.probe_at_s is None)
+        return self._standing(place).cause is Cause.SLOW and self._own(place.provider, self._now()) > 0
 
     def _probes(self, place: Place, now_s: float, *, otp: bool) -> bool:
         """Take a turn as a probe, if there is one: of the place, of its provider's breaker, or of both."""
         gate, standing = self._gates.get(place.provider), self._standing(place)
-        if standing.condition is Condition.FAILING:
+        if standing.condition is Condition.FAILING or (gate is not None and gate.held):
             return False
         due_s: dict[Place | str, float] = {}
         if standing.condition is Condition.PROBING:

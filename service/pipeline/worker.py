@@ -37,6 +37,7 @@ async def working(runtime: Runtime) -> AsyncIterator[None]:
     deliver = Deliver(runtime, lease, Screen(runtime, lookup), submit)
     notify = Notify(runtime, lease)
     recover = Recover(runtime, lease, deliver, Receive(runtime, lookup), notify)
+    await submit.health.follow_pauses()  # before the first claim
     await lease.begin()
     keeping = asyncio.create_task(lease.keep())
     work = set(runtime.settings.environment.work)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -11,7 +12,7 @@ from service.domain.ids import new_id
 from service.domain.keyring import key_hash
 from service.errors import Problem, StoreOverloaded
 from service.runtime import Runtime
-from service.storage.clients import Principal
+from service.storage.clients import ClientChange, KeyTerms, Principal
 from tests.api.client import BRITISH, NUMBER, GatewayClient, body, bulk_body, problem
 from tests.gateway import make_key
 
@@ -75,6 +76,8 @@ class _Keys:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.readings = 0
+        self.expires_at: datetime | None = None
+        self.notes: list[list[bytes]] = []
         self.asked = asyncio.Event()
         self._client_id: UUID = new_id()
 
@@ -84,11 +87,21 @@ class _Keys:
         if self.broken:
             raise StoreOverloaded("down")
         found = {
-            key_hash(key): Principal(self._client_id, "shop", frozenset({"send"}), False, None, None)
+            key_hash(key): Principal(
+                self._client_id, "shop", frozenset({"send"}), False, None, None, expires_at=self.expires_at
+            )
             for key in self.living
         }
         await self.may_answer.wait()
         return found
+
+    async def clients_by_name(self) -> Mapping[str, Principal]:
+        raise AssertionError("only callers with tokens need it")
+
+    async def note_use(self, key_hashes: Sequence[bytes]) -> None:
+        if self.broken:
+            raise StoreOverloaded("down")
+        self.notes.append(list(key_hashes))
 
 
 class _Clock:
@@ -172,3 +185,81 @@ async def test_without_any_copy_nobody_can_be_told_apart() -> None:
     keys.broken = True
     with pytest.raises(StoreOverloaded):
         await Directory(keys, clock=_Clock()).authorize("Bearer a", "send")
+
+
+async def test_an_expired_key_ends_even_while_the_database_is_down() -> None:
+    keys, clock = _Keys("a"), _Clock()
+    keys.expires_at = datetime.now(UTC) + timedelta(hours=1)
+    directory = Directory(keys, clock=clock)
+    assert (await directory.authorize("Bearer a", "send")).client == "shop"
+    keys.expires_at = datetime.now(UTC) - timedelta(seconds=1)
+    clock.now_s += 60
+    with pytest.raises(Problem, match="401"):
+        await directory.authorize("Bearer a", "send")
+    keys.broken = True
+    clock.now_s += 60
+    with pytest.raises(Problem, match="401"):
+        await directory.authorize("Bearer a", "send")
+
+
+async def test_the_use_of_a_key_is_noted_once_a_minute_at_most() -> None:
+    keys = _Keys("a", "b")
+    directory = Directory(keys, clock=_Clock())
+    for _ in range(3):
+        await directory.authorize("Bearer a", "send")
+    with pytest.raises(Problem, match="403"):
+        await directory.authorize("Bearer a", "read")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await directory.authorize("Bearer b", "send")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert keys.notes == [[key_hash("a")]]
+
+
+async def test_a_use_that_cannot_be_noted_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    keys = _Keys("a")
+    directory = Directory(keys, clock=_Clock())
+    await directory.authorize("Bearer a", "send")
+    keys.broken = True
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert "it was not noted which keys are used" in caplog.text
+    assert (await directory.authorize("Bearer a", "send")).client == "shop"
+
+
+async def test_a_key_may_be_narrower_than_its_client(api: GatewayClient, runtime: Runtime) -> None:
+    client_id, _ = await runtime.clients.ensure_client("narrow", b"sealed")
+    await runtime.clients.set_client("narrow", ClientChange(senders=["MyApp", "MyAppOTP"], countries=["US", "DE"]))
+    terms = KeyTerms(["send"], senders=["MyApp", "MyAppPromo"], countries=["US", "GB"])
+    await runtime.clients.add_key(client_id, "sk_narrow", terms)
+
+    async def send(**fields: str) -> str | None:
+        headers = {"Authorization": "Bearer sk_narrow"}
+        code: str | None = (await api.http.post("/v1/send", json=body(**fields), headers=headers)).json().get("code")
+        return code
+
+    assert await send() is None
+    assert await send(**{"from": "MyAppOTP"}) == "sender_forbidden"  # not the key's
+    assert await send(**{"from": "MyAppPromo"}) == "sender_forbidden"  # not the client's
+    assert await send(to="+4915112345678") == "country_forbidden"
+    assert await send(to=BRITISH) == "country_forbidden"
+
+
+SPECIAL = ("+19002345678", "+449012345678", "+448431234567", "+881612345678", "+979123456789")
+
+
+@pytest.mark.parametrize("number", SPECIAL)
+async def test_a_stolen_key_cannot_pump_numbers_that_pay_their_holder(api: GatewayClient, number: str) -> None:
+    assert problem(await api.send(body(to=number)), 403).code == "number_type_not_allowed"
+    bulk = (await api.bulk(bulk_body(NUMBER, number))).json()
+    assert (bulk["accepted"], bulk["results"][1]["error"]["code"]) == (1, "number_type_not_allowed")
+    preview = (await api.http.post("/v1/messages/preview", json=body(to=number))).json()
+    assert [(error["field"], error["code"]) for error in preview["errors"]] == [("to", "number_type_not_allowed")]
+
+
+async def test_a_client_can_be_allowed_to_send_to_special_rates(api: GatewayClient, runtime: Runtime) -> None:
+    headers = {"Authorization": f"Bearer {await make_key(runtime, 'send', client='hotline')}"}
+    assert await runtime.clients.set_client("hotline", ClientChange(special_rates=True))
+    bulk = await api.http.post("/v1/send/bulk", json=bulk_body(*SPECIAL), headers=headers)
+    assert bulk.json()["rejected"] == 0

@@ -10,6 +10,7 @@ import pytest
 from service.app import create_app
 from service.domain.pacing import Rate
 from service.runtime import Runtime
+from service.storage.clients import ClientChange
 from tests.api.client import body
 from tests.gateway import make_key, serve
 
@@ -19,7 +20,7 @@ async def limited(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
     """A client that may send twice, to five recipients, and look up once."""
     key = await make_key(runtime, "send", "hlr", client="limited")
     limits = {"send": Rate(0.1, 2), "bulk": Rate(0.1, 5), "hlr": Rate(0.1, 1)}
-    await runtime.clients.set_client("limited", require_idempotency_key=None, limits=limits)
+    await runtime.clients.set_client("limited", ClientChange(limits=limits))
     await runtime.database.execute("DELETE FROM pacing")
     async with (
         serve(create_app(runtime)) as url,

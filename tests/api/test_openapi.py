@@ -9,6 +9,13 @@ import pytest
 from jsonschema_rs import Draft202012Validator
 from pydantic import BaseModel
 
+from service.api.admin_models import (
+    ClientChangeRequest,
+    ClientRequest,
+    KeyRequest,
+    KeyRotationRequest,
+    PauseRequest,
+)
 from service.api.models import BulkRequest, ProblemReply, SendRequest
 from service.api.suppression_models import SuppressionRequest
 from service.api.webhook_models import EndpointChangeRequest, EndpointRequest, ReplayRequest, RotateRequest
@@ -37,13 +44,22 @@ _OPERATIONS = {
     "/v1/webhooks/{endpoint_id}/deliveries": {"get"},
     "/v1/webhooks/{endpoint_id}/replay": {"post"},
     "/v1/webhooks/deliveries/{webhook_id}/replay": {"post"},
+    "/v1/admin/clients": {"get", "post"},
+    "/v1/admin/clients/{client}": {"patch"},
+    "/v1/admin/keys": {"get", "post"},
+    "/v1/admin/keys/{key_id}": {"delete"},
+    "/v1/admin/keys/{key_id}/rotate": {"post"},
+    "/v1/admin/providers": {"get"},
+    "/v1/admin/providers/{account}/pause": {"post"},
+    "/v1/admin/providers/{account}/resume": {"post"},
+    "/v1/admin/audit": {"get"},
     "/v1/receipts/{account}/{token}": {"get", "post"},
     "/healthz": {"get"},
     "/readyz": {"get"},
     "/metrics": {"get"},
 }
 _LIMITED = {"send", "sendBulk", "lookUp"}
-_CONFLICTING = {"cancelMessage", "replayWebhook", "replayWebhooks"}
+_CONFLICTING = {"createClient", "cancelMessage", "replayWebhook", "replayWebhooks"}
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +161,11 @@ def test_every_link_leads_to_a_parameter(document: dict[str, Any]) -> None:
         ("patch", "/v1/webhooks/{endpoint_id}", EndpointChangeRequest),
         ("post", "/v1/webhooks/{endpoint_id}/rotate", RotateRequest),
         ("post", "/v1/webhooks/{endpoint_id}/replay", ReplayRequest),
+        ("post", "/v1/admin/clients", ClientRequest),
+        ("patch", "/v1/admin/clients/{client}", ClientChangeRequest),
+        ("post", "/v1/admin/keys", KeyRequest),
+        ("post", "/v1/admin/keys/{key_id}/rotate", KeyRotationRequest),
+        ("post", "/v1/admin/providers/{account}/pause", PauseRequest),
     ],
 )
 def test_a_raw_body_is_documented_by_the_model_that_reads_it(

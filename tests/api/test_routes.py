@@ -11,6 +11,7 @@ from service.api.route_models import RouteList, StandingReply
 from service.app import create_app
 from service.domain.health import Cause, Condition, Place, Samples, Standing
 from service.runtime import Runtime
+from service.storage.audit import GATEWAY
 from tests.api.client import CONFIG, body, problem
 from tests.gateway import make_key, open_gateway, serve
 
@@ -64,6 +65,22 @@ async def test_every_route_is_shown_with_its_providers_though_nothing_was_sent(u
         (2, None, None),
     ]
     assert [(one.provider, one.standings) for one in seen.routes[2].providers] == [("primary", []), ("signing", [])]
+
+
+async def test_a_paused_provider_is_shown_with_the_reason_and_tried_last(url: str, routed: Runtime) -> None:
+    key = await make_key(routed, "read", "send")
+    await routed.pauses.pause("primary", "maintenance", GATEWAY)
+    try:
+        seen = await _routes(url, key)
+        preview = PreviewReply.model_validate_json((await _get(url, "/v1/messages/preview", key, **body())).content)
+    finally:
+        await routed.pauses.resume("primary", GATEWAY)
+    [primary, signing] = seen.routes[2].providers
+    assert primary.paused is not None
+    assert primary.paused.reason == "maintenance"
+    assert signing.paused is None
+    assert preview.route is not None
+    assert [one.provider for one in preview.route.providers] == ["signing", "primary"]
 
 
 async def test_a_standing_shows_its_state_share_samples_reason_and_since(url: str, routed: Runtime) -> None:

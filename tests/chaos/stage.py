@@ -29,7 +29,7 @@ import asyncpg
 import orjson
 
 from service.domain.keyring import Keyring
-from service.storage.clients import ClientStore
+from service.storage.clients import ClientStore, KeyTerms
 from service.storage.database import Database
 from service.storage.migrate import migrate
 from tests.chaos.door import Door
@@ -173,7 +173,7 @@ class Stage:
             for name in CLIENTS:
                 client_id, _ = await clients.ensure_client(name, keyring.seal(SIGNING_SECRET))
                 self.api_keys[name] = f"sk_{name}_{'x' * 32}"
-                await clients.add_key(client_id, self.api_keys[name], ["send", "hlr", "read", "admin"])
+                await clients.add_key(client_id, self.api_keys[name], KeyTerms(["send", "hlr", "read", "admin"]))
         finally:
             await database.close()
         self.serves += [self._gateway(f"serve{n}", "serve", port) for n, port in enumerate(self._serve_ports)]

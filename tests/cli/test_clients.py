@@ -40,3 +40,23 @@ async def test_a_limit_that_is_none_and_a_client_who_is_nobody_are_refused(setti
         assert sms_gateway("clients", "set", "billing", "--limit", wrong, **settings).returncode == 2
     unknown = sms_gateway("clients", "set", "nobody", "--limit", "send=5:5", **settings)
     assert (unknown.returncode, "clients list" in unknown.stderr) == (1, True)
+
+
+async def test_a_client_is_made_without_a_key(settings: dict[str, object]) -> None:
+    for _ in range(2):
+        assert sms_gateway("clients", "create", "shop", **settings).stdout == "Made.\n"
+    (client,) = json.loads(sms_gateway("clients", "list", "--json", **settings).stdout)
+    assert client["name"] == "shop"
+    assert sms_gateway("clients", "create", " ", **settings).returncode == 2
+
+
+async def test_a_clients_senders_countries_and_rates_are_set_and_listed(settings: dict[str, object]) -> None:
+    assert sms_gateway("keys", "create", "--client", "billing", **settings).returncode == 0
+    arguments = ("--senders", "MyApp,MyAppOTP", "--countries", "US,DE", "--special-rates")
+    assert sms_gateway("clients", "set", "billing", *arguments, **settings).returncode == 0
+    (client,) = json.loads(sms_gateway("clients", "list", "--json", **settings).stdout)
+    assert (client["senders"], client["countries"]) == (["MyApp", "MyAppOTP"], ["US", "DE"])
+    assert client["special_rates"] is True
+    assert sms_gateway("clients", "set", "billing", "--senders", "*", **settings).returncode == 0
+    (client,) = json.loads(sms_gateway("clients", "list", "--json", **settings).stdout)
+    assert (client["senders"], client["countries"]) == (None, ["US", "DE"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from getpass import getuser
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,11 @@ def test_a_key_is_shown_when_it_is_made_and_never_again(keys: Keys) -> None:
         "client": "crm",
         "hint": made["key"][:10],
         "scopes": ["send", "read"],
+        "senders": None,
+        "countries": None,
         "created_at": row["created_at"],
+        "expires_at": None,
+        "last_used_at": None,
         "revoked_at": None,
     }
 
@@ -93,12 +98,65 @@ def test_a_revoked_key_is_listed_as_such_and_cannot_be_revoked_again(keys: Keys)
     assert "no living key" in again.stderr
 
 
+def test_a_key_can_be_bound_to_senders_countries_and_days(keys: Keys) -> None:
+    created(keys, "--senders", "MyApp,MyAppOTP", "--countries", "DE", "--days", "90")
+    created(keys, "--senders", "*", "--countries", "*")
+
+    first, second = listed(keys)
+    assert (first["senders"], first["countries"]) == (["MyApp", "MyAppOTP"], ["DE"])
+    assert first["expires_at"] > first["created_at"]
+    assert (second["senders"], second["countries"], second["expires_at"]) == (None, None, None)
+    table = keys("list").stdout
+    assert first["id"] in table
+    assert "MyApp,MyAppOTP" in table
+
+
+def test_a_rotated_key_has_a_successor_and_an_end(keys: Keys) -> None:
+    old = created(keys, "--scopes", "send", "--days", "90")
+
+    made = json.loads(keys("rotate", old["id"], "--overlap-s", "60", "--json").stdout)
+
+    assert made["key"].startswith("sk_")
+    assert made["scopes"] == ["send"]
+    first, second = listed(keys)
+    assert (first["id"], first["expires_at"]) == (old["id"], made["old_expires_at"])
+    assert (second["id"], second["hint"], second["expires_at"]) == (made["id"], made["key"][:10], made["expires_at"])
+    shown = keys("rotate", made["id"]).stdout
+    assert "old key ends" in shown
+    assert keys("rotate", old["id"], "--overlap-s", "0").exit_code == 0
+    again = keys("rotate", old["id"])
+    assert again.exit_code == 1
+    assert "no living key" in again.stderr
+
+
+def test_what_was_done_stands_in_the_audit_log(keys: Keys, database: str) -> None:
+    made = created(keys)
+    keys("revoke", made["id"])
+    assert keys("revoke", made["id"]).exit_code == 1
+
+    settings = {"SMS_GATEWAY_DATABASE_URL": database}
+    log = json.loads(CliRunner().invoke(app, ["audit", "list", "--json"], env=settings).stdout)
+    assert [(act["action"], act["object"]) for act in log] == [
+        ("key.revoke", f"key:{made['id']}"),
+        ("key.create", f"key:{made['id']}"),
+        ("client.create", "client:crm"),
+    ]
+    assert {act["actor"] for act in log} == {f"cli:{getuser()}"}
+    assert made["key"] not in json.dumps(log)
+    table = CliRunner().invoke(app, ["audit", "list", "--limit", "1"], env=settings).stdout
+    assert "key.revoke" in table
+    assert "key.create" not in table
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--client", "crm", "--scopes", "send,everything"], "send, hlr, read, admin"),
         (["--client", " "], "1 to 64 visible characters"),
         (["--client", "x" * 65], "1 to 64 visible characters"),
+        (["--client", "crm", "--senders", "a sender too long"], "write sender IDs"),
+        (["--client", "crm", "--countries", "US,Germany"], "write ISO 3166-1 codes"),
+        (["--client", "crm", "--days", "0"], "0.001"),
     ],
 )
 def test_wrong_use_is_refused(keys: Keys, arguments: list[str], said: str) -> None:

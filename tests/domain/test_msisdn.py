@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import phonenumbers
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from phonenumbers import PhoneNumber, ValidationResult
+from phonenumbers import PhoneNumber, PhoneNumberType, ValidationResult
 
 from service.domain import msisdn
-from service.domain.msisdn import check_syntax, country, is_valid, line_type, mask
+from service.domain.msisdn import check_syntax, country, has_special_rate, is_valid, line_type, mask
 
 _codes = sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE)
 _e164 = st.builds(
@@ -171,3 +173,43 @@ def test_a_masked_number_hides_at_least_five_characters(number: str, masked: str
 
 def test_the_plan_is_built_once() -> None:
     assert msisdn.numbering_plan() is msisdn.numbering_plan()
+
+
+def _examples() -> Iterator[str]:
+    """A number of every region and every type that the library knows."""
+    for code, regions in phonenumbers.COUNTRY_CODE_TO_REGION_CODE.items():
+        for region in regions:
+            for kind in PhoneNumberType.values():
+                found = (
+                    phonenumbers.example_number_for_non_geo_entity(code)
+                    if region == msisdn.WORLD_REGION
+                    else phonenumbers.example_number_for_type(region, kind)
+                )
+                if found is not None:
+                    yield phonenumbers.format_number(found, phonenumbers.PhoneNumberFormat.E164)
+
+
+def test_special_rates_are_those_of_the_library() -> None:
+    seen = set()
+    for number in filter(lambda it: check_syntax(it) is None, _examples()):
+        kind = phonenumbers.number_type(_library_number(number))
+        special = kind in {PhoneNumberType.PREMIUM_RATE, PhoneNumberType.SHARED_COST} or country(number) == "001"
+        assert has_special_rate(number) is special, number
+        seen.add((country(number), special))
+    assert len(seen) > 300
+
+
+@pytest.mark.parametrize(
+    ("number", "special"),
+    [
+        ("+19002345678", True),
+        ("+449012345678", True),
+        ("+88216123456", True),
+        ("+80012345678", True),
+        ("+15555550100", False),
+        ("+447700900123", False),
+        ("+29042345", False),
+    ],
+)
+def test_some_ranges_pay_their_holder(number: str, special: bool) -> None:
+    assert has_special_rate(number) is special

@@ -206,8 +206,8 @@ class World:
         self.receive = Receive(self.runtime, self.lookup)
         self.ahead_s = 0.0
         """How far the breakers' clock is ahead of the real one."""
-        submit = Submit(self.runtime, lambda: time.monotonic() + self.ahead_s)
-        self.deliver = Deliver(self.runtime, self.lease, Screen(self.runtime, self.lookup), submit)
+        self.submit = Submit(self.runtime, lambda: time.monotonic() + self.ahead_s)
+        self.deliver = Deliver(self.runtime, self.lease, Screen(self.runtime, self.lookup), self.submit)
 
     async def accept(self, traffic: str = "transactional", **changes: Any) -> UUID:
         message = rows.a_message(self.client_id, traffic=traffic, **changes)

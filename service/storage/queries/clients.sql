@@ -1,40 +1,76 @@
 -- name: principals
--- Every living key with what its client may do.
-SELECT k.key_hash, k.id AS key_id, k.scopes, c.id AS client_id, c.name, c.require_idempotency_key, c.senders, c.countries,
-       c.limits
+-- Every living key with what it and its client may do.
+SELECT k.key_hash, k.id AS key_id, k.scopes, k.senders AS key_senders, k.countries AS key_countries, k.expires_at,
+       c.id AS client_id, c.name, c.require_idempotency_key, c.senders, c.countries, c.limits, c.special_rates
 FROM api_keys AS k
 JOIN clients AS c ON c.id = k.client_id
-WHERE k.revoked_at IS NULL
+WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
 
--- name: ensure_client
+-- name: clients_by_name
+-- The same of clients, for callers with a token: no key narrows them, and the scopes are the token's.
+SELECT id AS client_id, name, require_idempotency_key, senders, countries, limits, special_rates,
+       NULL::uuid AS key_id, '{}'::text[] AS scopes, NULL::text[] AS key_senders, NULL::text[] AS key_countries,
+       NULL::timestamptz AS expires_at
+FROM clients
+
+-- name: insert_client
+-- Returns nothing where there is one of that name.
 INSERT INTO clients (id, name, webhook_secret) VALUES ($1, $2, $3)
 ON CONFLICT (name) DO NOTHING
+RETURNING id
 
 -- name: client
 SELECT id, webhook_secret FROM clients WHERE name = $1
 
 -- name: clients
-SELECT name, require_idempotency_key, senders, countries, limits, created_at FROM clients ORDER BY name
+SELECT name, require_idempotency_key, special_rates, senders, countries, limits, created_at FROM clients ORDER BY name
 
 -- name: set_client
--- Changes what is not NULL.
+-- Changes what is not NULL. Of senders and countries an empty list means: all.
 UPDATE clients
-SET require_idempotency_key = coalesce($2, require_idempotency_key), limits = limits || coalesce($3::jsonb, '{}')
+SET require_idempotency_key = coalesce($2, require_idempotency_key),
+    special_rates = coalesce($3, special_rates),
+    senders = CASE WHEN $4::text[] IS NULL THEN senders ELSE nullif($4, '{}') END,
+    countries = CASE WHEN $5::text[] IS NULL THEN countries ELSE nullif($5, '{}') END,
+    limits = limits || $6::jsonb
 WHERE name = $1
 RETURNING id
 
 -- name: set_webhook_secret
-UPDATE clients SET webhook_secret = $2 WHERE id = $1
+UPDATE clients SET webhook_secret = $2 WHERE id = $1 RETURNING name
 
 -- name: insert_key
-INSERT INTO api_keys (id, client_id, key_hash, hint, scopes) VALUES ($1, $2, $3, $4, $5)
+-- $8: how long it lasts, NULL for good. Returns nothing where the key is stored already.
+INSERT INTO api_keys (id, client_id, key_hash, hint, scopes, senders, countries, lasts, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8::interval, now() + $8::interval)
 ON CONFLICT (key_hash) DO NOTHING
+RETURNING (SELECT name FROM clients WHERE id = client_id) AS client
+
+-- name: succeed_key
+-- The new key $2 with the terms of the living key $1; $5: how long it lasts, NULL as long as that one was made for.
+INSERT INTO api_keys (id, client_id, key_hash, hint, scopes, senders, countries, lasts, expires_at)
+SELECT $2, client_id, $3, $4, scopes, senders, countries, coalesce($5::interval, lasts), now() + coalesce($5::interval, lasts)
+FROM api_keys
+WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+FOR UPDATE
+RETURNING id, expires_at, scopes, (SELECT name FROM clients WHERE id = client_id) AS client
+
+-- name: end_key
+-- After $2 at the latest.
+UPDATE api_keys SET expires_at = least(expires_at, now() + $2::interval) WHERE id = $1 RETURNING expires_at
 
 -- name: keys
-SELECT k.id, c.name AS client, k.hint, k.scopes, k.created_at, k.revoked_at
+SELECT k.id, c.name AS client, k.hint, k.scopes, k.senders, k.countries, k.created_at, k.expires_at, k.last_used_at, k.revoked_at
 FROM api_keys AS k
 JOIN clients AS c ON c.id = k.client_id
 ORDER BY k.created_at, k.id
 
+-- name: note_use
+-- Another process may have noted it just now.
+UPDATE api_keys SET last_used_at = now()
+WHERE key_hash = ANY ($1::bytea[]) AND (last_used_at IS NULL OR last_used_at < now() - interval '30 seconds')
+
 -- name: revoke_key
-UPDATE api_keys SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL RETURNING id
+UPDATE api_keys SET revoked_at = now()
+WHERE id = $1 AND revoked_at IS NULL
+RETURNING (SELECT name FROM clients WHERE id = client_id) AS client

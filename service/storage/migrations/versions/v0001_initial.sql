@@ -11,6 +11,7 @@ CREATE TABLE clients (
     senders                 text[],                        -- NULL: every sender of gateway.yaml
     countries               text[],                        -- ISO 3166; NULL: every country
     limits                  jsonb NOT NULL DEFAULT '{}',   -- overrides of the defaults in gateway.yaml
+    special_rates           boolean NOT NULL DEFAULT false, -- may send to premium-rate and like numbers
     created_at              timestamptz NOT NULL DEFAULT now()
 );
 
@@ -21,9 +22,40 @@ CREATE TABLE api_keys (
     key_hash   bytea NOT NULL UNIQUE,
     hint       text NOT NULL,                              -- the first characters, to tell keys apart
     scopes     text[] NOT NULL,
+    senders    text[],                                     -- NULL: every one of its client; countries too
+    countries  text[],
+    lasts      interval,                                   -- what it was made for, and its successors are; NULL: for good
+    expires_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
+    last_used_at timestamptz,                              -- to the minute
     revoked_at timestamptz
 );
+
+-- Providers that operators took out of service for a while. Workers read it once a second.
+CREATE TABLE provider_pauses (
+    provider  text PRIMARY KEY,
+    reason    text NOT NULL,
+    paused_by text NOT NULL,
+    paused_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- What operators did. Written with what they did, in one transaction, and never changed. No secrets.
+CREATE TABLE audit_log (
+    id         uuid PRIMARY KEY,
+    at         timestamptz NOT NULL DEFAULT now(),
+    actor      text NOT NULL,                              -- key:..., token:..., cli:...
+    action     text NOT NULL,
+    object     text NOT NULL,
+    details    jsonb NOT NULL,
+    request_id text
+);
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is only added to', TG_TABLE_NAME;
+END
+$$;
+CREATE TRIGGER audit_log_is_only_added_to BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
 -- The truth and the queue. due_at is the next time somebody must look at the message:
 --   queued            when it may be sent
