@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.types import ASGIApp
+from starlette.routing import Route
 
 from service import __version__
 from service.api import (
@@ -62,14 +63,32 @@ _DESCRIPTION: Final = (
 )
 
 
-def create_app(runtime: Runtime) -> ASGIApp:
+def create_app(runtime: Runtime) -> Served:
     """The whole interface."""
     return _serving(_assemble(_GATEWAY), runtime)
 
 
-def create_worker_app(runtime: Runtime) -> ASGIApp:
+def create_worker_app(runtime: Runtime) -> Served:
     """Health and metrics only: nobody sends through a worker."""
     return _serving(_assemble((health.router,)), runtime)
+
+
+class Served(Surround):
+    """An application that is served, over a runtime that can be changed."""
+
+    def __init__(self, app: FastAPI, runtime: Runtime, express: Mapping[tuple[str, str], Route]) -> None:
+        super().__init__(app, runtime.metrics, express)
+        self._state = app.state
+
+    async def turn_to(self, runtime: Runtime) -> None:
+        """Answer requests that come from now on by another runtime; those that are inside keep theirs.
+
+        Raises:
+            StoreError: the API keys cannot be read. All stays as it was.
+        """
+        api = _api(runtime)
+        await api.directory.fill()  # or the first requests would wait, or fail where the database is away just then
+        self._state.api = api
 
 
 def openapi_document() -> dict[str, Any]:
@@ -97,9 +116,9 @@ def _assemble(routers: tuple[APIRouter, ...]) -> FastAPI:
     return app
 
 
-def _serving(app: FastAPI, runtime: Runtime) -> ASGIApp:
+def _api(runtime: Runtime) -> Api:
     lookup = Lookup(runtime)
-    app.state.api = Api(
+    return Api(
         runtime=runtime,
         directory=Directory(runtime.clients, _tokens(runtime)),
         drafter=Drafter(runtime.config, runtime.webhook_policy),
@@ -109,6 +128,10 @@ def _serving(app: FastAPI, runtime: Runtime) -> ASGIApp:
         limits=Limits(runtime),
         schema_version=newest_version(),
     )
+
+
+def _serving(app: FastAPI, runtime: Runtime) -> Served:
+    app.state.api = _api(runtime)
     express = {
         (method, route.path): route
         for route in app.router.routes
@@ -117,4 +140,4 @@ def _serving(app: FastAPI, runtime: Runtime) -> ASGIApp:
     }
     described = document(app)
     app.openapi = lambda: described  # type: ignore[method-assign]
-    return Surround(app, runtime.metrics, express)
+    return Served(app, runtime, express)

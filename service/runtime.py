@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from service import hlr, providers
@@ -99,18 +99,12 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         ConfigurationError: a setting is missing, an adapter is unknown, or the database is not durable.
         StoreOverloaded: the database cannot be reached.
     """
-    environment, config = settings.environment, settings.config
+    environment = settings.environment
     if environment.database_url is None:
         raise ConfigurationError("Set SMS_GATEWAY_DATABASE_URL (or _FILE) to a PostgreSQL 16 or newer.")
     if environment.secret_key is None:
         raise ConfigurationError("Set SMS_GATEWAY_SECRET_KEY (or _FILE), e.g. to the output of `openssl rand -hex 32`.")
-    accounts = accounts_of(config)
-    policy = TargetPolicy(
-        allow_loopback=config.webhooks.allow_loopback, denied_networks=config.webhooks.denied_networks
-    )
-    receipt_wait = timedelta(hours=config.limits.receipt_wait_hours)
     metrics = Metrics()
-    metrics.begin_at_zero(accounts)
     async with AsyncExitStack() as stack:
         database = await Database.open(
             environment.database_url,
@@ -119,46 +113,79 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             on_error=lambda sqlstate: metrics.database_errors.labels(sqlstate).inc(),
         )
         stack.push_async_callback(database.close)
-        provider_http = Transport(TargetPolicy.trusting(), max_connections=512)
-        stack.push_async_callback(provider_http.aclose)
-        webhook_http = Transport(policy)
-        stack.push_async_callback(webhook_http.aclose)
-        issuer_http = {issuer.issuer: _issuer_transport(issuer) for issuer in config.auth.issuers}
-        for transport in issuer_http.values():
-            stack.push_async_callback(transport.aclose)
-        yield Runtime(
-            settings=settings,
-            metrics=metrics,
-            keyring=Keyring(environment.secret_key),
-            hints=Hints(),
-            database=database,
-            clients=ClientStore(database),
-            messages=MessageStore(
-                database,
-                keep_keys=timedelta(hours=config.limits.idempotency_hours),
-                text_at_once=config.retention.text_at_once,
-            ),
-            listing=MessageListing(database),
-            queue=MessageQueue(database, receipt_wait=receipt_wait, text_at_once=config.retention.text_at_once),
-            receipts=ReceiptStore(database, receipt_wait=receipt_wait, text_at_once=config.retention.text_at_once),
-            retention=retention_of(database, config),
-            outbox=Outbox(database),
-            endpoints=EndpointStore(database),
-            numbers=NumberStore(database),
-            suppressions=SuppressionStore(database),
-            pacing=PacingStore(database),
-            health=HealthStore(database),
-            pauses=PauseStore(database),
-            audit=AuditLog(database),
-            upkeep=Upkeep(database),
-            bell=Bell(database, environment.listen_url or environment.database_url),
-            providers=accounts,
-            hlr_source=_hlr_source(config),
-            provider_http=provider_http,
-            webhook_http=webhook_http,
-            issuer_http=issuer_http,
-            webhook_policy=policy,
-        )
+        bell = Bell(database, environment.listen_url or environment.database_url)
+        shared = _Shared(database, metrics, Keyring(environment.secret_key), Hints(), bell)
+        yield _assemble(stack, settings, shared)
+
+
+@asynccontextmanager
+async def reopen_runtime(runtime: Runtime, config: GatewayConfig) -> AsyncIterator[Runtime]:
+    """The runtime under another `gateway.yaml`, with transports of its own, over the same database and metrics.
+
+    Raises:
+        ConfigurationError: an adapter is unknown, or does not take an account.
+    """
+    shared = _Shared(runtime.database, runtime.metrics, runtime.keyring, runtime.hints, runtime.bell)
+    async with AsyncExitStack() as stack:
+        yield _assemble(stack, replace(runtime.settings, config=config), shared)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What is the same under every `gateway.yaml`."""
+
+    database: Database
+    metrics: Metrics
+    keyring: Keyring
+    hints: Hints
+    bell: Bell
+
+
+def _assemble(stack: AsyncExitStack, settings: Settings, shared: _Shared) -> Runtime:
+    """Everything over what is shared. `stack` closes what this opens."""
+    config, database = settings.config, shared.database
+    accounts, hlr_source = accounts_of(config), _hlr_source(config)  # first, because they may be refused
+    shared.metrics.begin_at_zero(accounts)
+    webhooks = config.webhooks
+    policy = TargetPolicy(allow_loopback=webhooks.allow_loopback, denied_networks=webhooks.denied_networks)
+    receipt_wait = timedelta(hours=config.limits.receipt_wait_hours)
+    text_at_once = config.retention.text_at_once
+
+    def opened(transport: Transport) -> Transport:
+        stack.push_async_callback(transport.aclose)
+        return transport
+
+    return Runtime(
+        settings=settings,
+        metrics=shared.metrics,
+        keyring=shared.keyring,
+        hints=shared.hints,
+        database=database,
+        clients=ClientStore(database),
+        messages=MessageStore(
+            database, keep_keys=timedelta(hours=config.limits.idempotency_hours), text_at_once=text_at_once
+        ),
+        listing=MessageListing(database),
+        queue=MessageQueue(database, receipt_wait=receipt_wait, text_at_once=text_at_once),
+        receipts=ReceiptStore(database, receipt_wait=receipt_wait, text_at_once=text_at_once),
+        retention=retention_of(database, config),
+        outbox=Outbox(database),
+        endpoints=EndpointStore(database),
+        numbers=NumberStore(database),
+        suppressions=SuppressionStore(database),
+        pacing=PacingStore(database),
+        health=HealthStore(database),
+        pauses=PauseStore(database),
+        audit=AuditLog(database),
+        upkeep=Upkeep(database),
+        bell=shared.bell,
+        providers=accounts,
+        hlr_source=hlr_source,
+        provider_http=opened(Transport(TargetPolicy.trusting(), max_connections=512)),
+        webhook_http=opened(Transport(policy)),
+        issuer_http={issuer.issuer: opened(_issuer_transport(issuer)) for issuer in config.auth.issuers},
+        webhook_policy=policy,
+    )
 
 
 def _issuer_transport(issuer: Issuer) -> Transport:

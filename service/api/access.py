@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 
+from service import logs
 from service.api.context import Api, api_of
 from service.api.headers import header
+from service.storage.audit import Actor
 from service.storage.clients import Principal
 
 
@@ -20,6 +22,11 @@ async def authorize(request: Request, api: Api, scope: str) -> Principal:
     principal = await api.directory.authorize(header(request.scope, b"authorization"), scope)
     request.scope["client_name"] = principal.client
     return principal
+
+
+def actor(caller: Principal) -> Actor:
+    """The caller in this request, for the audit log."""
+    return Actor(caller.actor, logs.request_id.get())
 
 
 def allowed(scope: str) -> Callable[[Request], Awaitable[Principal]]:

@@ -12,8 +12,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import logs
-from service.api.access import allowed
+from service.api.access import actor, allowed
 from service.api.admin_models import (
     ClientChangeRequest,
     ClientList,
@@ -36,7 +35,6 @@ from service.domain.pacing import Rate
 from service.domain.sender import kind
 from service.errors import FieldError, Problem
 from service.settings import COUNTRIES
-from service.storage.audit import Actor
 from service.storage.clients import ClientChange, ClientStore, KeyTerms, Principal
 
 router = APIRouter(tags=["Operators"])
@@ -45,11 +43,6 @@ Operator = Annotated[Principal, Depends(allowed("operator"))]
 
 UNCACHED: Final = {"Cache-Control": "no-store"}
 _CHANGING: Final = (400, 401, 403, 404, 413, 415, 422, 503)
-
-
-def actor(caller: Principal) -> Actor:
-    """The caller, for the audit log."""
-    return Actor(caller.actor, logs.request_id.get())
 
 
 @router.get(

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.admin import Operator, actor
+from service.api.access import actor
+from service.api.admin import Operator
 from service.api.admin_models import AuditQuery, AuditReply, PauseRequest, ProviderList, ProviderReply
 from service.api.context import api_of
 from service.api.cursor import read_cursor, write_cursor

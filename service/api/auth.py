@@ -84,6 +84,14 @@ class Directory:
             raise Problem(403, "scope_missing", f"This API key lacks the scope `{scope}`. Use a key that has it.")
         return principal
 
+    async def fill(self) -> None:
+        """Read the keys before the first caller comes.
+
+        Raises:
+            StoreError: they could not be read.
+        """
+        await self._read_since(self._clock())
+
     async def _of_token(self, tokens: Tokens, token: str, hashed: bytes) -> Principal:
         bearer = await tokens.bearer(token, hashed)
         now_s = self._clock()

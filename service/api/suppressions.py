@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.access import allowed
+from service.api.access import actor, allowed
 from service.api.context import api_of
 from service.api.cursor import read_cursor, write_cursor
 from service.api.draft import check_filter, check_number
@@ -83,7 +83,9 @@ async def add_suppression(request: Request, caller: Admin) -> Response:
     runtime = api_of(request).runtime
     body = (await read_json(request, SuppressionRequest, small_body_bytes(runtime.config.limits))).fields
     _check(body.number)
-    row = await runtime.suppressions.put(caller.client_id, body.number, reason=body.reason, source="api")
+    row = await runtime.suppressions.put(
+        caller.client_id, body.number, reason=body.reason, source="api", by=actor(caller)
+    )
     return json_reply(_shown(dict(row)))
 
 
@@ -98,7 +100,7 @@ async def add_suppression(request: Request, caller: Admin) -> Response:
 async def remove_suppression(request: Request, number: str, caller: Admin) -> Response:
     """A number that opted out at the provider will be refused there again."""
     _check(number)
-    if not await api_of(request).runtime.suppressions.remove(caller.client_id, number):
+    if not await api_of(request).runtime.suppressions.remove(caller.client_id, number, by=actor(caller)):
         raise Problem(404, "suppression_not_found", "This number is not on this client's list.")
     return Response(status_code=204)
 
@@ -118,7 +120,9 @@ async def import_suppressions(request: Request, caller: Admin) -> Response:
     """
     runtime = api_of(request).runtime
     file = _read_file(await read_csv(request, runtime.config.limits.max_body_bytes))
-    added = await runtime.suppressions.add(caller.client_id, file.numbers, reason="imported", source="import")
+    added = await runtime.suppressions.add(
+        caller.client_id, file.numbers, reason="imported", source="import", by=actor(caller)
+    )
     return json_reply(
         {
             "added": added,

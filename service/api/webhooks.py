@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.access import allowed
+from service.api.access import actor, allowed
 from service.api.context import Api, api_of
 from service.api.intake import read_fields
 from service.api.openapi import body_of, refusals
@@ -55,7 +55,9 @@ async def create(request: Request, caller: Admin) -> Response:
     _check_url(api.runtime.webhook_policy, body.url)
     secret = new_webhook_secret()
     sealed = api.runtime.keyring.seal(secret)
-    endpoint = await api.runtime.endpoints.add(ids.new_id(), caller.client_id, body.url, sealed, body.events)
+    endpoint = await api.runtime.endpoints.add(
+        ids.new_id(), caller.client_id, body.url, sealed, body.events, by=actor(caller)
+    )
     if endpoint is None:
         detail = f"A client has at most {MAX_ENDPOINTS} endpoints. Delete one, or change its URL."
         raise Problem(422, "too_many_endpoints", detail)
@@ -103,7 +105,8 @@ async def update(request: Request, endpoint_id: str, caller: Admin) -> Response:
     if body.url is not None:
         _check_url(api.runtime.webhook_policy, body.url)
     change = EndpointChange(body.url, "events" in body.model_fields_set, body.events, body.enabled)
-    return json_reply(_shown(_known(await api.runtime.endpoints.update(endpoint.id, caller.client_id, change))))
+    changed = await api.runtime.endpoints.update(endpoint.id, caller.client_id, change, by=actor(caller))
+    return json_reply(_shown(_known(changed)))
 
 
 @router.delete(
@@ -117,7 +120,7 @@ async def update(request: Request, endpoint_id: str, caller: Admin) -> Response:
 async def delete(request: Request, endpoint_id: str, caller: Admin) -> Response:
     """Ends what waits for it. Its webhooks cannot be replayed any more."""
     found = ids.read("whe", endpoint_id)
-    if found is None or not await api_of(request).runtime.endpoints.delete(found, caller.client_id):
+    if found is None or not await api_of(request).runtime.endpoints.delete(found, caller.client_id, by=actor(caller)):
         raise _unknown()
     return Response(status_code=204)
 
@@ -137,8 +140,10 @@ async def rotate(request: Request, endpoint_id: str, caller: Admin) -> Response:
     body = await read_fields(request, api, RotateRequest)
     secret = new_webhook_secret()
     sealed = api.runtime.keyring.seal(secret)
-    rotated = _known(await api.runtime.endpoints.rotate(endpoint.id, caller.client_id, sealed, body.overlap_s))
-    return json_reply(_shown(rotated) | {"secret": secret}, headers=_UNCACHED)
+    rotated = await api.runtime.endpoints.rotate(
+        endpoint.id, caller.client_id, sealed, body.overlap_s, by=actor(caller)
+    )
+    return json_reply(_shown(_known(rotated)) | {"secret": secret}, headers=_UNCACHED)
 
 
 @router.post(

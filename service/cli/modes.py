@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Final
 
 import typer
@@ -16,14 +17,14 @@ import typer
 from service import logs
 from service.app import create_app, create_worker_app
 from service.cli.process import answering, listening, run
+from service.cli.reload import ReadConfig, generations
 from service.cli.store import await_newest, bring_up_to_date, require_newest, with_database
 from service.config_file import ConfigFile
 from service.errors import ConfigurationError, StoreError
 from service.pipeline.hints import hearing, ringing
 from service.pipeline.loop_watch import watching
-from service.pipeline.worker import working
 from service.runtime import Runtime, open_runtime
-from service.settings import Environment, Settings
+from service.settings import Environment, GatewayConfig, Settings
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,13 @@ def migrate(
 
 
 @asynccontextmanager
-async def gateway(settings: Settings, listener: socket.socket, *, api: bool, work: bool) -> AsyncIterator[Runtime]:
+async def gateway(
+    settings: Settings, listener: socket.socket, *, api: bool, work: bool, read: ReadConfig | None = None
+) -> AsyncIterator[Runtime]:
     """The gateway, up while the body runs. At the end the door closes first, and what was taken in is finished.
 
-    Both together have `drain_s`: requests have their share of it, and the worker the rest.
+    Both together have `drain_s`: requests have their share of it, and the worker the rest. With `read` it goes on under
+    what that returns, at SIGHUP.
     """
     environment = settings.environment
     requests_s = min(_REQUESTS_DRAIN_S, environment.drain_s / 2) if work else environment.drain_s
@@ -76,9 +80,8 @@ async def gateway(settings: Settings, listener: socket.socket, *, api: bool, wor
         runtime.metrics.runs_as("all" if api and work else "serve" if api else "worker")
         await _make_partitions(runtime)
         await stack.enter_async_context(hearing(runtime) if work else ringing(runtime))
-        if work:
-            await stack.enter_async_context(working(runtime))
         app = create_app(runtime) if api else create_worker_app(runtime)
+        await stack.enter_async_context(generations(runtime, work=work, turn=app.turn_to, read=read))
         await stack.enter_async_context(answering(app, listener, requests_s))
         await stack.enter_async_context(watching(runtime.metrics))
         log.info("up", extra={"url": environment.base_url, "api": api, "worker": work})
@@ -98,10 +101,11 @@ async def _on_given_database(*, api: bool, work: bool) -> AsyncIterator[None]:
     environment = Environment.read(os.environ)
     dsn = _database_url(environment)
     configure_logs(environment.log_level)
-    settings = Settings(environment, ConfigFile.load(environment.config, os.environ).config)
+    read = partial(_read_config, environment)
+    settings = Settings(environment, read())
     with listening(environment.host, environment.port) as listener:
         await require_newest(dsn)
-        async with gateway(settings, listener, api=api, work=work):
+        async with gateway(settings, listener, api=api, work=work, read=read):
             yield
 
 
@@ -109,12 +113,17 @@ async def _on_given_database(*, api: bool, work: bool) -> AsyncIterator[None]:
 async def _everything() -> AsyncIterator[None]:
     environment = Environment.read(os.environ)
     configure_logs(environment.log_level)
-    file = ConfigFile.load(environment.config, os.environ)
+    read = partial(_read_config, environment)
+    config = read()
     with listening(environment.host, environment.port) as listener:
         async with with_database(environment) as complete:
             await bring_up_to_date(_database_url(complete))
-            async with gateway(Settings(complete, file.config), listener, api=True, work=True):
+            async with gateway(Settings(complete, config), listener, api=True, work=True, read=read):
                 yield
+
+
+def _read_config(environment: Environment) -> GatewayConfig:
+    return ConfigFile.load(environment.config, os.environ).config
 
 
 def configure_logs(level: str) -> None:

@@ -37,7 +37,8 @@ async def working(runtime: Runtime) -> AsyncIterator[None]:
     deliver = Deliver(runtime, lease, Screen(runtime, lookup), submit)
     notify = Notify(runtime, lease)
     recover = Recover(runtime, lease, deliver, Receive(runtime, lookup), notify)
-    await submit.health.follow_pauses()  # before the first claim
+    await submit.health.follow_pauses()  # both before the first claim
+    await submit.health.sync()
     await lease.begin()
     keeping = asyncio.create_task(lease.keep())
     work = set(runtime.settings.environment.work)

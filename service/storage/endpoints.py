@@ -10,7 +10,8 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from service.domain.ids import ABOVE_ALL
+from service.domain.ids import ABOVE_ALL, show
+from service.storage.audit import GATEWAY, Actor, record
 from service.storage.database import Connection, Database
 from service.storage.sql import queries
 
@@ -55,7 +56,14 @@ class EndpointStore:
         self._database = database
 
     async def add(
-        self, endpoint_id: UUID, client_id: UUID, url: str, sealed_secret: bytes, events: Sequence[str] | None
+        self,
+        endpoint_id: UUID,
+        client_id: UUID,
+        url: str,
+        sealed_secret: bytes,
+        events: Sequence[str] | None,
+        *,
+        by: Actor = GATEWAY,
     ) -> Endpoint | None:
         """Register an endpoint; None where the client has `MAX_ENDPOINTS` already."""
         async with self._database.writing() as connection, connection.transaction():
@@ -63,7 +71,10 @@ class EndpointStore:
             await connection.execute(
                 _SQL["insert_endpoint"], endpoint_id, client_id, url, sealed_secret, events, MAX_ENDPOINTS
             )
-            return await _endpoint(connection, endpoint_id, client_id)
+            endpoint = await _endpoint(connection, endpoint_id, client_id)
+            if endpoint is not None:
+                await record(connection, by, "webhook.create", _named(endpoint_id))
+            return endpoint
 
     async def all(self, client_id: UUID) -> list[Endpoint]:
         """A client's endpoints, oldest first."""
@@ -74,7 +85,9 @@ class EndpointStore:
         async with self._database.reading() as connection:
             return await _endpoint(connection, endpoint_id, client_id)
 
-    async def update(self, endpoint_id: UUID, client_id: UUID, change: EndpointChange) -> Endpoint | None:
+    async def update(
+        self, endpoint_id: UUID, client_id: UUID, change: EndpointChange, *, by: Actor = GATEWAY
+    ) -> Endpoint | None:
         """Change an endpoint. Disabling ends what waits for it, as dead; all else ends a pause of its failures."""
         async with self._database.writing() as connection, connection.transaction():
             found = await connection.fetchval(
@@ -90,23 +103,31 @@ class EndpointStore:
                 await connection.execute(_END_DELIVERIES, endpoint_id, "endpoint_disabled")
             elif found:
                 await connection.execute(_SQL["try_target"], str(endpoint_id))
+            if found:
+                changed = {"url_changed": change.url is not None or None, "enabled": change.enabled}
+                await record(connection, by, "webhook.update", _named(endpoint_id), **changed)
             return await _endpoint(connection, endpoint_id, client_id)
 
     async def rotate(
-        self, endpoint_id: UUID, client_id: UUID, sealed_secret: bytes, overlap_s: float
+        self, endpoint_id: UUID, client_id: UUID, sealed_secret: bytes, overlap_s: float, *, by: Actor = GATEWAY
     ) -> Endpoint | None:
         """Give an endpoint a new secret; the old one signs too for `overlap_s` seconds."""
         async with self._database.writing() as connection, connection.transaction():
-            await connection.execute(_SQL["rotate_secret"], endpoint_id, client_id, sealed_secret, float(overlap_s))
+            rotated = await connection.fetchval(
+                _SQL["rotate_secret"], endpoint_id, client_id, sealed_secret, float(overlap_s)
+            )
+            if rotated:
+                await record(connection, by, "webhook.rotate", _named(endpoint_id), overlap_s=overlap_s)
             return await _endpoint(connection, endpoint_id, client_id)
 
-    async def delete(self, endpoint_id: UUID, client_id: UUID) -> bool:
+    async def delete(self, endpoint_id: UUID, client_id: UUID, *, by: Actor = GATEWAY) -> bool:
         """Delete an endpoint and end what waits for it; False where the client has no such one."""
         async with self._database.writing() as connection, connection.transaction():
             if await connection.fetchval(_SQL["delete_endpoint"], endpoint_id, client_id) is None:
                 return False
             await connection.execute(_END_DELIVERIES, endpoint_id, "endpoint_deleted")
             await connection.execute(_SQL["forget_target"], str(endpoint_id))
+            await record(connection, by, "webhook.delete", _named(endpoint_id))
             return True
 
     async def deliveries(self, endpoint_id: UUID, state: str | None, before: UUID | None, limit: int) -> list[Record]:
@@ -133,6 +154,10 @@ class EndpointStore:
                 return None
             await _replay(connection, str(endpoint_id), [row["id"] for row in rows])
             return len(rows)
+
+
+def _named(endpoint_id: UUID) -> str:
+    return f"webhook:{show('whe', endpoint_id)}"
 
 
 async def _endpoint(connection: Connection, endpoint_id: UUID, client_id: UUID) -> Endpoint | None:

@@ -7,6 +7,8 @@ from uuid import UUID
 
 from asyncpg import Record
 
+from service.domain.msisdn import mask
+from service.storage.audit import GATEWAY, Actor, record
 from service.storage.database import Database
 from service.storage.sql import queries
 
@@ -19,16 +21,21 @@ class SuppressionStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, client_id: UUID | None, numbers: Collection[str], *, reason: str, source: str) -> int:
+    async def add(
+        self, client_id: UUID | None, numbers: Collection[str], *, reason: str, source: str, by: Actor = GATEWAY
+    ) -> int:
         """Let this client (None: nobody) send to the numbers no more; returns how many were not on the list."""
-        async with self._database.writing() as connection:
+        async with self._database.writing() as connection, connection.transaction():
             # In order, so that two files with the same numbers cannot deadlock.
-            return len(await connection.fetch(_SQL["add"], sorted(set(numbers)), client_id, reason, source))
+            added = len(await connection.fetch(_SQL["add"], sorted(set(numbers)), client_id, reason, source))
+            await record(connection, by, "suppression.import", _named(client_id), added=added)
+            return added
 
-    async def put(self, client_id: UUID, number: str, *, reason: str, source: str) -> Record:
+    async def put(self, client_id: UUID, number: str, *, reason: str, source: str, by: Actor = GATEWAY) -> Record:
         """The same for one number; returns it as it stands on the list."""
-        async with self._database.writing() as connection:
+        async with self._database.writing() as connection, connection.transaction():
             row = await connection.fetchrow(_SQL["put"], number, client_id, reason, source)
+            await record(connection, by, "suppression.add", _named(client_id), number=mask(number))
         assert row is not None  # noqa: S101 - inserted or met, it is returned
         return row
 
@@ -42,7 +49,15 @@ class SuppressionStore:
             return await self._database.fetch(_SQL["one"], client_id, after, number)
         return await self._database.fetch(_SQL["page"], client_id, after, limit)
 
-    async def remove(self, client_id: UUID, number: str) -> bool:
+    async def remove(self, client_id: UUID, number: str, *, by: Actor = GATEWAY) -> bool:
         """Let the client send to a number again; False where it is not on its list."""
-        async with self._database.writing() as connection:
-            return await connection.fetchval(_SQL["remove"], client_id, number) is not None
+        async with self._database.writing() as connection, connection.transaction():
+            found = await connection.fetchval(_SQL["remove"], client_id, number) is not None
+            if found:
+                await record(connection, by, "suppression.remove", _named(client_id), number=mask(number))
+            return found
+
+
+def _named(client_id: UUID | None) -> str:
+    """Whose list it is."""
+    return f"suppressions:{client_id or '*'}"

@@ -153,3 +153,33 @@ async def test_every_act_can_be_read_again_page_by_page(admin: httpx.AsyncClient
     assert key["key"] not in log
     assert made.webhook_secret not in log
     assert problem(await admin.get("/audit", params={"cursor": "x"}), 422).code == "cursor_invalid"
+
+
+async def test_what_an_admin_does_to_its_client_is_noted_too(
+    admin: httpx.AsyncClient, api: GatewayClient, runtime: Runtime
+) -> None:
+    headers = {"Authorization": f"Bearer {await make_key(runtime, 'admin', client='careful')}"}
+
+    async def call(method: str, path: str, **content: Any) -> Any:
+        response = await api.http.request(method, f"/v1/{path}", headers=headers | content.pop("more", {}), **content)
+        assert response.is_success, response.text
+        return response.json() if response.content else None
+
+    endpoint_id = (await call("POST", "webhooks", json={"url": "https://hooks.example/secret"}))["endpoint_id"]
+    await call("PATCH", f"webhooks/{endpoint_id}", json={"enabled": False})
+    await call("POST", f"webhooks/{endpoint_id}/rotate", json={"overlap_s": 0})
+    await call("DELETE", f"webhooks/{endpoint_id}")
+    await call("POST", "suppressions", json={"number": BRITISH})
+    await call("DELETE", f"suppressions/{BRITISH}")
+    await call("POST", "suppressions/import", content=b"number\n+15555550300\n", more={"Content-Type": "text/csv"})
+
+    acts = list(reversed((await _acts(admin, limit=7)).acts))
+    assert [act.action for act in acts] == [
+        "webhook.create", "webhook.update", "webhook.rotate", "webhook.delete",
+        "suppression.add", "suppression.remove", "suppression.import",
+    ]  # fmt: skip
+    assert {act.object for act in acts[:4]} == {f"webhook:{endpoint_id}"}
+    assert acts[1].details == {"enabled": False}
+    assert acts[5].details == {"number": "+4477******23"}
+    assert len({act.who for act in acts}) == 1
+    assert not any(secret in str(acts) for secret in (BRITISH, "hooks.example", "+15555550300"))
