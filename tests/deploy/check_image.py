@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ senders:
 routes:
   - {providers: [simulator]}
 """
-ENDS_WITHIN_S: Final = 60
+ENDS_WITHIN_S: Final = 180
 
 # In a namespace of its own everything that is mounted becomes read-only, and then what is left of root's rights goes.
 _READ_ONLY: Final = """
@@ -46,18 +47,26 @@ while read -r _ point _; do
     case "$point" in /proc | /proc/* | /sys | /sys/*) continue ;; esac
     mount -o remount,bind,ro "$point" || exit 1
 done < /proc/self/mounts
-uid=$1 gid=$2
-shift 2
-exec unshare --user --map-user="$uid" --map-group="$gid" -- "$@"
+exec "$@"
 """
+
+
+def namespaces_allowed() -> bool:
+    """Whether this machine lets its users have namespaces, which stand in for a container."""
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "true"], check=False).returncode == 0
 
 
 def main() -> None:
     """Prove it, say so, and exit with 0; or fail."""
+    if not namespaces_allowed():
+        sys.exit("This needs Linux with user namespaces (in a container: without its seccomp profile).")
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="check-image-") as folder:
         image = Image.assemble(Path(folder))
         said(f"installed: {image.size_mb} MB, without pip and without the embedded PostgreSQL", began_s)
+        said(f"its Python is {image.python}; the Dockerfile has {stages()[0].base}", began_s)
         image.check_rights()
         said(f"its user is {image.user} and has no rights; nothing can be written", began_s)
         asyncio.run(_with_database(image, began_s))
@@ -91,9 +100,9 @@ class Image:
                 _copy(ROOT / name, source / target)
         script, installed = build.last("RUN").split()
         assert installed == "/opt/sms-gateway", "that is where the image has it; here it is in the folder"
-        subprocess.run([source / script, folder / "installed"], check=True)
-        shutil.rmtree(source)
         image = cls(folder, last)
+        subprocess.run([*image.without_rights(), source / script, folder / "installed"], check=True)
+        shutil.rmtree(source)
         image.check_contents()
         return image
 
@@ -104,6 +113,10 @@ class Image:
     @property
     def size_mb(self) -> int:
         return sum(it.lstat().st_size for it in (self.folder / "installed").rglob("*")) // 1_000_000
+
+    @property
+    def python(self) -> str:
+        return self._output(str(self.folder / "installed" / "bin" / "python"), "--version")
 
     def check_contents(self) -> None:
         """Nothing that installs or builds is there, nor the embedded PostgreSQL."""
@@ -125,9 +138,14 @@ class Image:
     def _output(self, *command: str) -> str:
         return subprocess.run([*self._prefix(), *command], capture_output=True, text=True, check=True).stdout.strip()
 
-    def _prefix(self) -> Sequence[str]:
+    def without_rights(self) -> Sequence[str]:
+        """What runs a command as the image's user, who may do no more than whoever calls this."""
         uid, _, gid = self.user.partition(":")
-        return ("unshare", "--user", "--map-root-user", "--mount", "--", "sh", "-c", _READ_ONLY, "sh", uid, gid)
+        return ("unshare", "--user", f"--map-user={uid}", f"--map-group={gid}", "--")
+
+    def _prefix(self) -> Sequence[str]:
+        in_namespace = ("unshare", "--user", "--map-root-user", "--mount", "--")
+        return (*in_namespace, "sh", "-c", _READ_ONLY, "sh", *self.without_rights())
 
     def command(self, *arguments: str) -> list[str]:
         """The entry point with these arguments, as the image's user under a read-only root."""
@@ -160,18 +178,18 @@ def _deliver(image: Image, dsn: str, began_s: float) -> None:
         **_files(image.folder / "etc", dsn),
         SMS_GATEWAY_PUBLIC_URL=f"http://127.0.0.1:{port}",
         SIMULATOR_URL=f"http://127.0.0.1:{simulator}",
-        SMS_GATEWAY_LOG_LEVEL="WARNING",
+        SMS_GATEWAY_LOG_LEVEL="ERROR",
     )
     provider = {"SMS_SIMULATOR_API_KEY": API_KEY, "SMS_SIMULATOR_WEBHOOK_SECRET": WEBHOOK_SECRET}
     with ExitStack() as stack:
-        waiting = subprocess.Popen(image.command("migrate", "--wait", str(ENDS_WITHIN_S)), env=settings, cwd="/")
+        waiting = stack.enter_context(_started(image.command("migrate", "--wait", str(ENDS_WITHIN_S)), settings))
         subprocess.run(image.command("migrate"), env=settings, cwd="/", check=True, timeout=ENDS_WITHIN_S)
         assert waiting.wait(ENDS_WITHIN_S) == 0
         stack.enter_context(running("simulator", "--port", str(simulator), folder=image.folder, **provider))
         modes = {}
         for mode, its_port in {"serve": port, "worker": port + 1}.items():
             environment = settings | {"SMS_GATEWAY_PORT": str(its_port)}
-            modes[mode] = stack.enter_context(_started(image, mode, environment))
+            modes[mode] = stack.enter_context(_started(image.command(mode), environment))
             _until_healthy(image, its_port, environment)
         said("migrated; serve and worker are ready, and their health checks pass", began_s)
         made = image.command("keys", "create", "--client", "check-image", "--scopes", "send,read", "--json")
@@ -203,8 +221,8 @@ def _files(folder: Path, dsn: str) -> dict[str, Path]:
 
 
 @contextmanager
-def _started(image: Image, mode: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(image.command(mode), env=environment, cwd="/")
+def _started(command: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, env=environment, cwd="/")
     try:
         yield process
     finally:

