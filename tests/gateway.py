@@ -13,6 +13,7 @@ import asyncpg
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.api.connection import Connection
 from service.config_file import ConfigFile
 from service.runtime import Runtime, open_runtime
 from service.settings import Environment, Settings
@@ -57,7 +58,7 @@ async def make_key(runtime: Runtime, *scopes: str, client: str = "shop") -> str:
 
 
 @asynccontextmanager
-async def serve(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
+async def serve(app: ASGIApp, port: int = 0, connection: type[Connection] = Connection) -> AsyncIterator[str]:
     """The base URL of the application, served on loopback."""
     # asyncio leaves Nagle's algorithm on for sockets that do not name TCP: 40 ms a request.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -65,7 +66,13 @@ async def serve(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
     listening.bind(("127.0.0.1", port))
     listening.listen()
     config = uvicorn.Config(
-        app, log_config=None, lifespan="on", ws="none", timeout_keep_alive=75, timeout_graceful_shutdown=5
+        app,
+        http=connection,
+        log_config=None,
+        lifespan="on",
+        ws="none",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
     # The socket listens already, so a client that is faster than the server waits in its queue.

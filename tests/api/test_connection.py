@@ -29,6 +29,9 @@ class Wire:
     def close(self) -> None:
         self.seen.append("closed")
 
+    def abort(self) -> None:
+        self.seen.append("aborted")
+
     def is_closing(self) -> bool:
         return "closed" in self.seen
 
@@ -67,3 +70,13 @@ async def test_an_answer_goes_out_before_its_connection_is_closed() -> None:
     assert isinstance(written, bytes)
     assert written.endswith(b"\r\n\r\nbody")
     assert then == "closed"
+
+
+async def test_a_connection_that_idles_is_ended_even_where_its_last_answer_was_not_read() -> None:
+    config = uvicorn.Config(app, http=Connection, ws="none", lifespan="off", log_config=None)
+    config.load()
+    connection, wire = Connection(config, ServerState(), {}), Wire()
+    connection.connection_made(cast("asyncio.Transport", wire))
+    connection.timeout_keep_alive_handler()
+    assert wire.seen == ["aborted"]
+    connection.connection_lost(None)
