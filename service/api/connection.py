@@ -43,10 +43,10 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.url, self.headers = b"", []
-        self._in_head = True
         self._head_bytes = 0
         """Received since the last request was whole: at least what its head has."""
         self._whole = False
+        """Whether the request that `cycle` answers has come to its end."""
         self._ends: asyncio.TimerHandle | None = None
         self._reading_ends: asyncio.TimerHandle | None = None
 
@@ -70,18 +70,23 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, as long as it is a request of sane size that comes in time."""
-        self._whole = False
+        newest, whole = self.cycle, self._whole
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._whole:
+        self._whole = self.cycle is not None and not self.cycle.more_body
+        if self._whole and not (whole and self.cycle is newest):  # else it was nothing, or a part
             self._head_bytes = 0
             if self._ends is not None and not self.transport.is_closing():
                 self._ends.cancel()
                 self._ends = None
             return
-        if self._in_head and self._head_bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
+        if self._head_bytes > MOST_HEAD_BYTES and self._in_head() and not self.transport.is_closing():
             self._refuse(_TOO_LARGE)
         self._end_in_time()
+
+    def _in_head(self) -> bool:
+        """Whether what comes is not the body of the newest request."""
+        return self.cycle is None or self.scope is not self.cycle.scope or not self.cycle.more_body
 
     def on_headers_complete(self) -> None:
         """Begin with the request.
@@ -94,7 +99,6 @@ class Connection(HttpToolsProtocol):
             raise httptools.HttpParserError
         if b"transfer-encoding" in named and self._codings() != [b"chunked"]:
             raise httptools.HttpParserError
-        self._in_head = self._whole = False
         super().on_headers_complete()
 
     def _codings(self) -> list[bytes]:
@@ -107,14 +111,9 @@ class Connection(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         return size > MOST_HEAD_BYTES or len(self.headers) > MOST_HEADERS
 
-    def on_message_complete(self) -> None:
-        """The request is whole."""
-        self._in_head = self._whole = True
-        super().on_message_complete()
-
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
         """Refuse what is no request."""
-        if self._in_head and self._is_large():
+        if self._in_head() and self._is_large():
             self._refuse(_TOO_LARGE)
         else:
             self._refuse(_UPGRADE if self.parser.should_upgrade() else _NOT_HTTP)
@@ -122,7 +121,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, problem: Problem) -> None:
         """Answer and close. Where earlier requests await their answers, only they are answered, and then it closes."""
         newest = cast("RequestResponseCycle | None", self.cycle)
-        if newest is not None and not newest.response_complete and (self._in_head or self.pipeline):
+        if newest is not None and not newest.response_complete and (self._in_head() or self.pipeline):
             newest.keep_alive = False
             return
         response = answer(Request({"type": "http"}), problem)
