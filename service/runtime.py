@@ -113,8 +113,9 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             on_error=lambda sqlstate: metrics.database_errors.labels(sqlstate).inc(),
         )
         stack.push_async_callback(database.close)
+        keyring = Keyring(environment.secret_key, environment.other_secret_key)
         bell = Bell(database, environment.listen_url or environment.database_url)
-        shared = _Shared(database, metrics, Keyring(environment.secret_key), Hints(), bell)
+        shared = _Shared(database, metrics, keyring, Hints(), bell)
         yield _assemble(stack, settings, shared)
 
 

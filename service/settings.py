@@ -60,6 +60,8 @@ class Environment:
     """The same database past any pooler, for LISTEN. Default: `database_url`. Through a pooler `worker` only polls."""
     secret_key: str | None = field(default=None, repr=False)
     """At least 32 random bytes; encrypts webhook secrets and signs callback URLs. Must be the same everywhere."""
+    other_secret_key: str | None = field(default=None, repr=False)
+    """While `secret_key` is changed: the one that comes, then the one that went. What it encrypted and signed holds."""
     bootstrap_key: str | None = field(default=None, repr=False)
     bootstrap_webhook_secret: str | None = field(default=None, repr=False)
     log_level: str = "INFO"
@@ -132,7 +134,7 @@ def _parse(name: str, setting: str, value: str) -> str | int | float | Path | tu
         raise ConfigurationError(
             f"{name} must be like https://sms.example.com or http://10.0.0.7:8080, without a query."
         )
-    if setting == "secret_key" and len(value) < _SECRET_KEY_LENGTH:
+    if setting in {"secret_key", "other_secret_key"} and len(value) < _SECRET_KEY_LENGTH:
         raise ConfigurationError(f"{name} must have at least 32 characters, e.g. from `openssl rand -hex 32`.")
     return value
 

@@ -52,7 +52,7 @@ def keyring_of(environment: Environment) -> Keyring:
     """
     if environment.secret_key is None:
         raise ConfigurationError("Set SMS_GATEWAY_SECRET_KEY to the gateway's: it encrypts webhook secrets.")
-    return Keyring(environment.secret_key)
+    return Keyring(environment.secret_key, environment.other_secret_key)
 
 
 def read_client(name: str) -> str:

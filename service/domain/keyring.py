@@ -9,7 +9,7 @@ import hmac
 import secrets
 from uuid import UUID
 
-from cryptography.fernet import Fernet, InvalidToken
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 _TOKEN_MAC_BYTES = 10  # 80 bits: a guess cannot be checked offline. With the id, a token is 35 characters: one provider
 # allows 100 characters of callback URL.
@@ -20,18 +20,18 @@ class Keyring:
     """Keys for each use, derived from one secret, so that a leak of one says nothing of the others.
 
     Args:
-        secret: `SMS_GATEWAY_SECRET_KEY`, at least 32 random bytes in any encoding. Changing it makes stored webhook
-            secrets unreadable and outstanding callback URLs invalid.
+        secret: `SMS_GATEWAY_SECRET_KEY`, at least 32 random bytes in any encoding.
+        other: `SMS_GATEWAY_OTHER_SECRET_KEY`, while one is changed for the other: what was sealed with it is read, and
+            its callback URLs are genuine. Idempotency keys and cursors know only `secret`.
     """
 
-    def __init__(self, secret: str) -> None:
-        def derive(use: str) -> bytes:
-            return hmac.digest(secret.encode(), use.encode(), hashlib.sha256)
-
-        self._box = Fernet(base64.urlsafe_b64encode(derive("webhook secrets")))
-        self._body_hmac = hmac.new(derive("idempotency bodies"), digestmod=hashlib.sha256)
-        self._token_key = derive("callback tokens")
-        self._cursor_key = derive("cursors")
+    def __init__(self, secret: str, other: str | None = None) -> None:
+        secrets_read = [secret] if other is None else [secret, other]
+        boxes = [Fernet(base64.urlsafe_b64encode(_derived(each, "webhook secrets"))) for each in secrets_read]
+        self._box = MultiFernet(boxes)
+        self._body_hmac = hmac.new(_derived(secret, "idempotency bodies"), digestmod=hashlib.sha256)
+        self._token_keys = [_derived(each, "callback tokens") for each in secrets_read]
+        self._cursor_key = _derived(secret, "cursors")
 
     def seal(self, text: str) -> bytes:
         """`text`, encrypted and authenticated."""
@@ -56,12 +56,12 @@ class Keyring:
 
     def attempt_token(self, account: str, attempt_id: UUID) -> str:
         """The last part of the callback URL of one attempt: 35 URL-safe characters."""
-        proof = self._proof(account, attempt_id.bytes)
+        proof = _proof(self._token_keys[0], account, attempt_id.bytes)
         return base64.urlsafe_b64encode(attempt_id.bytes + proof).decode().rstrip("=")
 
     def account_token(self, account: str) -> str:
         """The last part of the callback URL of a whole account: 14 URL-safe characters."""
-        return base64.urlsafe_b64encode(self._proof(account, b"")).decode().rstrip("=")
+        return base64.urlsafe_b64encode(_proof(self._token_keys[0], account, b"")).decode().rstrip("=")
 
     def read_token(self, account: str, token: str) -> UUID | None:
         """The attempt that a token names, None where it names the whole account.
@@ -74,12 +74,18 @@ class Keyring:
         except (binascii.Error, ValueError) as error:
             raise ValueError("not a token") from error
         attempt, proof = raw[:-_TOKEN_MAC_BYTES], raw[-_TOKEN_MAC_BYTES:]
-        if len(attempt) not in {0, 16} or not hmac.compare_digest(proof, self._proof(account, attempt)):
+        genuine = any(hmac.compare_digest(proof, _proof(key, account, attempt)) for key in self._token_keys)
+        if len(attempt) not in {0, 16} or not genuine:
             raise ValueError("not a token of ours")
         return UUID(bytes=attempt) if attempt else None
 
-    def _proof(self, account: str, attempt: bytes) -> bytes:
-        return hmac.digest(self._token_key, account.encode() + b"\0" + attempt, hashlib.sha256)[:_TOKEN_MAC_BYTES]
+
+def _derived(secret: str, use: str) -> bytes:
+    return hmac.digest(secret.encode(), use.encode(), hashlib.sha256)
+
+
+def _proof(key: bytes, account: str, attempt: bytes) -> bytes:
+    return hmac.digest(key, account.encode() + b"\0" + attempt, hashlib.sha256)[:_TOKEN_MAC_BYTES]
 
 
 def new_webhook_secret() -> str:

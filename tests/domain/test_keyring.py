@@ -62,6 +62,18 @@ def test_a_token_holds_for_its_account_and_its_secret_only(token: str) -> None:
             keyring.read_token(account, token)
 
 
+def test_while_the_secret_is_changed_both_are_read_and_one_is_written() -> None:
+    old, attempt_id = "o" * 32, new_id()
+    for before, after in ((Keyring(old), Keyring("n" * 32, old)), (Keyring("n" * 32), Keyring(old, "n" * 32))):
+        assert after.open(before.seal("whsec_x")) == "whsec_x"
+        assert after.read_token("primary", before.attempt_token("primary", attempt_id)) == attempt_id
+        assert after.read_token("primary", before.account_token("primary")) is None
+        assert before.open(after.seal("whsec_x")) is None
+        with pytest.raises(ValueError, match="not a token"):
+            before.read_token("primary", after.attempt_token("primary", attempt_id))
+        assert after.body_hmac(b"body") != before.body_hmac(b"body")
+
+
 def test_no_changed_token_is_taken() -> None:
     raw = base64.urlsafe_b64decode(KEYRING.attempt_token("primary", new_id()) + "=")
     for position in range(len(raw)):
