@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Self
 
 import httpx
 import typer
+from rich.markup import escape
 
 from service.cli.secret_files import checked_api_key
 from service.errors import ConfigurationError, GatewayError
@@ -23,6 +24,12 @@ _PATIENCE_WHEN_TOLD_S: Final = 600.0
 """How long in all to wait as `Retry-After` says, when a limit is exceeded."""
 
 _LATER: Final = {429: _PATIENCE_WHEN_TOLD_S, 503: _PATIENCE_S}
+
+
+def cell(value: object) -> str:
+    """A value as a table shows it. What others wrote (a reference, say) gives no orders to the terminal or to rich."""
+    text = "" if value is None else str(value)
+    return escape("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text))
 
 
 class RequestRefused(GatewayError):

@@ -8,10 +8,9 @@ from urllib.parse import quote, urlencode
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from service.cli.caller import DEFAULT_URL, ApiKey, Caller, Url
+from service.cli.caller import DEFAULT_URL, ApiKey, Caller, Url, cell
 from service.cli.keys import AsJson
 from service.domain.message import MessageStatus, Traffic
 
@@ -63,7 +62,7 @@ def list_(
     table = Table("id", "status", "reason", "to", "from", "traffic", "segments", "created", box=None)
     for one in page["messages"]:
         names = ("message_id", "status", "reason", "to", "from", "traffic", "segments", "created_at")
-        table.add_row(*(_cell(one[name]) for name in names))
+        table.add_row(*(cell(one[name]) for name in names))
     _print(table)
     say_more(page)
 
@@ -79,7 +78,7 @@ def show(message_id: MessageId, *, api_key: ApiKey, url: Url = DEFAULT_URL, as_j
     fields = Table(box=None, show_header=False)
     for name, value in message.items():
         if name not in {"attempts", "receipts"}:
-            fields.add_row(name, _cell(value))
+            fields.add_row(name, cell(value))
     _print(fields)
     _print_rows("attempts", ("started_at", "provider", "calls", "outcome", "reason", "code", "open"), message)
     _print_rows("receipts", ("received_at", "provider", "status", "error_code", "provider_code"), message)
@@ -103,12 +102,8 @@ def _print_rows(what: str, columns: tuple[str, ...], message: dict[str, Any]) ->
     if message[what]:
         table = Table(*columns, title=what, title_justify="left", box=None)
         for row in message[what]:
-            table.add_row(*(_cell(row[column]) for column in columns))
+            table.add_row(*(cell(row[column]) for column in columns))
         _print(table)
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else escape(str(value))
 
 
 def _print(table: Table) -> None:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.cli.caller import DEFAULT_URL, ApiKey, Caller, Url
+from service.cli.caller import DEFAULT_URL, ApiKey, Caller, Url, cell
 from service.domain.message import MessageStatus, Traffic
 
 _FIRST_PAUSE_S: Final = 0.1
@@ -68,7 +68,7 @@ def lookup(
         return
     table = Table(box=None, show_header=False)
     for name, value in found.items():
-        table.add_row(name, "unknown" if value is None else str(value))
+        table.add_row(name, "unknown" if value is None else cell(value))
     Console().print(table)
 
 

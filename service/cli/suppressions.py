@@ -9,10 +9,9 @@ from urllib.parse import quote, urlencode
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from service.cli.caller import DEFAULT_URL, ApiKey, Caller, Url
+from service.cli.caller import DEFAULT_URL, ApiKey, Caller, Url, cell
 from service.cli.keys import AsJson
 from service.cli.messages import Cursor, Limit, say_more
 
@@ -40,7 +39,7 @@ def list_(
         return
     table = Table("number", "reason", "source", "since", box=None)
     for one in page["suppressions"]:
-        table.add_row(one["number"], escape(one["reason"]), one["source"], one["created_at"])
+        table.add_row(one["number"], cell(one["reason"]), one["source"], one["created_at"])
     Console().print(table)
     say_more(page)
 

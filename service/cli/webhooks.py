@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.cli.caller import DEFAULT_URL, ApiKey, Caller, Url
+from service.cli.caller import DEFAULT_URL, ApiKey, Caller, Url, cell
 from service.cli.keys import AsJson
 
 _WIDTH: Final = 120
@@ -46,7 +46,7 @@ def list_(*, api_key: ApiKey, url: Url = DEFAULT_URL, as_json: AsJson = False) -
     for one in found:
         state = "enabled" if one["enabled"] else f"disabled: {one['disabled_reason']}"
         events = "\n".join(one["events"] or ["all"])
-        table.add_row(one["endpoint_id"], one["url"], events, state, one["created_at"][:10])
+        table.add_row(one["endpoint_id"], cell(one["url"]), events, state, one["created_at"][:10])
     _print(table)
 
 
@@ -113,7 +113,7 @@ def deliveries(
     for one in page["deliveries"]:
         answer = one["error"] or one["http_status"] or ""
         row = (one["webhook_id"], one["type"], one["state"], one["attempts"], answer, one["created_at"])
-        table.add_row(*map(str, row))
+        table.add_row(*map(cell, row))
     _print(table)
     if page["next_cursor"]:
         typer.echo(f"There are more: --cursor {page['next_cursor']}", err=True)

@@ -139,3 +139,21 @@ def test_a_file_is_imported_but_for_its_bad_rows(admin: Call, tmp_path: Path) ->
     assert admin("suppressions", "import", str(file)).exit_code == 0
     file.write_bytes(b"\xff\xfe")
     assert admin("suppressions", "import", str(file)).exit_code == 2
+
+
+def test_what_others_wrote_gives_no_orders_to_the_terminal() -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\r[bold red]\u202e"
+    row = dict.fromkeys(("message_id", "status", "reason", "to", "from", "traffic", "segments", "created_at"), evil)
+    number = {"number": NUMBER, "reason": evil, "source": "api", "created_at": ""}
+    with scripted(
+        (200, {}, {"messages": [row], "next_cursor": None}),
+        (200, {}, {"message_id": "", "reference": evil, "attempts": [], "receipts": []}),
+        (200, {}, {"suppressions": [number], "next_cursor": None}),
+        (200, {}, {"number": NUMBER, "network": evil}),
+    ) as server:
+        for command in (("messages", "list"), ("messages", "show", "x"), ("suppressions", "list"), ("lookup", NUMBER)):
+            shown = CliRunner().invoke(app, [*command, "--url", server.url, "--api-key", "k"], color=True)
+            assert shown.exit_code == 0, shown.output
+            assert "owned" in shown.stdout
+            assert "red]" in shown.stdout
+            assert not [letter for letter in shown.stdout if not (letter.isprintable() or letter == "\n")]
