@@ -70,11 +70,12 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, as long as it is a request of sane size that comes in time."""
-        newest, whole = self.cycle, self._whole
+        before, whole = self.cycle, self._whole
         self._head_bytes += len(data)
         super().data_received(data)
-        self._whole = self.cycle is not None and not self.cycle.more_body
-        if self._whole and not (whole and self.cycle is newest):  # else it was nothing, or a part
+        newest = self._newest
+        self._whole = newest is not None and not newest.more_body
+        if self._whole and not (whole and newest is before):  # else it was nothing, or a part
             self._head_bytes = 0
             if self._ends is not None and not self.transport.is_closing():
                 self._ends.cancel()
@@ -86,7 +87,13 @@ class Connection(HttpToolsProtocol):
 
     def _in_head(self) -> bool:
         """Whether what comes is not the body of the newest request."""
-        return self.cycle is None or self.scope is not self.cycle.scope or not self.cycle.more_body
+        newest = self._newest
+        return newest is None or self.scope is not newest.scope or not newest.more_body
+
+    @property
+    def _newest(self) -> RequestResponseCycle | None:
+        """The newest request whose head is whole, with its answer. uvicorn's type says that there always is one."""
+        return self.cycle
 
     def on_headers_complete(self) -> None:
         """Begin with the request.
@@ -120,7 +127,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Answer and close. Where earlier requests await their answers, only they are answered, and then it closes."""
-        newest = cast("RequestResponseCycle | None", self.cycle)
+        newest = self._newest
         if newest is not None and not newest.response_complete and (self._in_head() or self.pipeline):
             newest.keep_alive = False
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -88,7 +89,7 @@ class Accept:
         )
 
     def _same_body(self, earlier: Earlier, key: Key) -> None:
-        if earlier.body_hmac != key.body_hmac:
+        if not hmac.compare_digest(earlier.body_hmac, key.body_hmac):
             raise Problem(
                 422,
                 "idempotency_key_reused",

@@ -41,6 +41,8 @@ _SETTINGS: Final = {
     "log_timezone": "UTC",
     "log_checkpoints": "off",
     "log_error_verbosity": "terse",  # the details of an error quote rows, which hold numbers and message text
+    "log_parameter_max_length": "0",  # as do the parameters of a statement
+    "log_parameter_max_length_on_error": "0",
 }
 
 _PASSING_TROUBLE: Final = (
