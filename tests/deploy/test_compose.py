@@ -100,7 +100,8 @@ def test_the_simulator_has_the_keys_and_ports_that_the_gateway_knows(compose: di
 def test_prometheus_scrapes_every_process_and_nothing_is_open_to_other_machines(compose: dict[str, Any]) -> None:
     scraped = yaml.safe_load((ROOT / "compose" / "prometheus.yml").read_text())
     [job] = scraped["scrape_configs"]
-    assert job["static_configs"] == [{"targets": [f"{name}:{Environment().port}" for name in GATEWAY]}]
+    [found] = job["dns_sd_configs"]
+    assert (found["names"], found["port"]) == (list(GATEWAY), Environment().port)
     ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
