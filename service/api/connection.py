@@ -43,12 +43,9 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.url, self.headers = b"", []
-        self._head_bytes = 0
-        """Received since the last request was whole: at least what its head has."""
-        self._whole = False
-        """Whether the request that `cycle` answers has come to its end."""
+        self._received = 0
+        """Bytes since the last request was whole: at least what the next one's head has."""
         self._ends: asyncio.TimerHandle | None = None
-        self._reading_ends: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Take a connection, unless there are too many."""
@@ -60,9 +57,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         super().connection_lost(exc)
-        for timer in (self._ends, self._reading_ends):
-            if timer is not None:
-                timer.cancel()
+        if self._ends is not None:
+            self._ends.cancel()
 
     def _end_in_time(self) -> None:
         if self._ends is None:
@@ -70,20 +66,24 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, as long as it is a request of sane size that comes in time."""
-        before, whole = self.cycle, self._whole
-        self._head_bytes += len(data)
+        before = self._newest
+        was_whole = before is not None and not before.more_body
+        self._received += len(data)
         super().data_received(data)
         newest = self._newest
-        self._whole = newest is not None and not newest.more_body
-        if self._whole and not (whole and newest is before):  # else it was nothing, or a part
-            self._head_bytes = 0
-            if self._ends is not None and not self.transport.is_closing():
-                self._ends.cancel()
-                self._ends = None
+        if newest is not None and not newest.more_body and not (was_whole and newest is before):
+            self._received = 0
+            self._go_on()
             return
-        if self._head_bytes > MOST_HEAD_BYTES and self._in_head() and not self.transport.is_closing():
+        if self._received > MOST_HEAD_BYTES and self._in_head() and not self.transport.is_closing():
             self._refuse(_TOO_LARGE)
         self._end_in_time()
+
+    def _go_on(self) -> None:
+        """There is nothing to wait for any more, unless it is for the caller to read."""
+        if self._ends is not None and not self.flow.write_paused and not self.transport.is_closing():
+            self._ends.cancel()
+            self._ends = None
 
     def _in_head(self) -> bool:
         """Whether what comes is not the body of the newest request."""
@@ -102,7 +102,9 @@ class Connection(HttpToolsProtocol):
             HttpParserError: it is not taken. uvicorn then calls `send_400_response`.
         """
         named = self.scope["named_headers"] = dict(self.headers)  # type: ignore[typeddict-unknown-key] # see `headers`
-        if self._is_large() or len(self.pipeline) >= MOST_PIPELINED or self.parser.should_upgrade():
+        if len(self.headers) > MOST_HEADERS or (self._received > MOST_HEAD_BYTES and self._is_large()):
+            raise httptools.HttpParserError
+        if self.parser.should_upgrade() or len(self.pipeline) >= MOST_PIPELINED:
             raise httptools.HttpParserError
         if b"transfer-encoding" in named and self._codings() != [b"chunked"]:
             raise httptools.HttpParserError
@@ -113,8 +115,6 @@ class Connection(HttpToolsProtocol):
         return [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
 
     def _is_large(self) -> bool:
-        if self._head_bytes <= MOST_HEAD_BYTES:  # so is the head, then, which need not be measured
-            return len(self.headers) > MOST_HEADERS
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         return size > MOST_HEAD_BYTES or len(self.headers) > MOST_HEADERS
 
@@ -144,13 +144,13 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Wait for a caller who does not read."""
         super().pause_writing()
-        self._reading_ends = self.loop.call_later(self.within_s, self.transport.abort)
+        self._end_in_time()
 
     def resume_writing(self) -> None:
         """Go on: he reads."""
-        if self._reading_ends is not None:
-            self._reading_ends.cancel()
         super().resume_writing()
+        if self._received == 0:
+            self._go_on()
 
 
 class _Gathering:
