@@ -26,7 +26,7 @@ PREFIX = "SMS_GATEWAY_"
 # What Kubernetes injects for a Service named sms-gateway. It also sets SMS_GATEWAY_PORT, to `tcp://...`.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
 _SECRET_KEY_LENGTH = 32
-_NUMBERS = {
+NUMBERS = {
     "port": (int, 1, 65_535),
     "connections": (int, 1, 1_000),
     "statement_cache": (int, 0, 10_000),
@@ -49,28 +49,37 @@ class Environment:
     """
 
     host: str = "127.0.0.1"
+    """The address to listen on. In a container: `0.0.0.0`."""
     port: int = 8080
+    """The port to listen on. `worker` serves `/healthz`, `/readyz` and `/metrics` there."""
     data_dir: Path = Path("data")
     """Where `dev` and `all` keep the embedded PostgreSQL and the secrets that they made."""
     config: Path = Path("gateway.yaml")
+    """The file of the second half of this page."""
     public_url: str | None = None
-    """How providers reach this service: callback URLs begin with it. Default: http://host:port."""
+    """How providers reach this service: callback URLs begin with it. Default: `http://host:port`."""
     database_url: str | None = field(default=None, repr=False)
+    """`postgresql://...`, version 16 or newer. Without it `dev` and `all` start their own; the others do not start."""
     listen_url: str | None = field(default=None, repr=False)
-    """The same database past any pooler, for LISTEN. Default: `database_url`. Through a pooler `worker` only polls."""
+    """The same database past any pooler, for LISTEN. Default: that URL. Through a pooler `worker` only polls."""
     secret_key: str | None = field(default=None, repr=False)
-    """At least 32 random bytes; encrypts webhook secrets and signs callback URLs. Must be the same everywhere."""
+    """At least 32 characters (`openssl rand -hex 32`); encrypts webhook secrets and signs callback URLs. Must be the
+    same everywhere."""
     other_secret_key: str | None = field(default=None, repr=False)
     """While `secret_key` is changed: the one that comes, then the one that went. What it encrypted and signed holds."""
     bootstrap_key: str | None = field(default=None, repr=False)
+    """The API key of `dev`. Default: made at the first start, and kept."""
     bootstrap_webhook_secret: str | None = field(default=None, repr=False)
+    """The signing secret of `dev`. Default: as above."""
     log_level: str = "INFO"
+    """`DEBUG`, `INFO`, `WARNING` or `ERROR`. Default of `dev`: `WARNING`."""
     connections: int = 20
     """PostgreSQL connections of this process at most."""
     statement_cache: int = 100
     """Prepared statements that each connection keeps. 0 behind PgBouncer."""
     drain_s: float = 25.0
-    """How long a stop waits for calls that are on their way. Keep it below Kubernetes' grace period (30 s)."""
+    """How long a stop waits, in all, for calls that are on their way. Keep it below Kubernetes' grace period (30 s).
+    Where a worker runs, requests get at most 5 s of it."""
     work: tuple[str, ...] = WORK
     """What this `worker` does, with commas between: lanes of `otp`, `transactional`, `marketing`; `webhooks`."""
 
@@ -126,8 +135,8 @@ def read_secret(name: str, path: str) -> str:
 def _parse(name: str, setting: str, value: str) -> str | int | float | Path | tuple[str, ...]:
     if setting in {"data_dir", "config"}:
         return Path(value)
-    if setting in _NUMBERS:
-        return _number(name, value, *_NUMBERS[setting])
+    if setting in NUMBERS:
+        return _number(name, value, *NUMBERS[setting])
     if setting == "work":
         return _work(name, value)
     if setting == "public_url" and not _PUBLIC_URL.fullmatch(value):
@@ -187,16 +196,22 @@ class Provider(_Section):
     """One account at a provider."""
 
     adapter: str
+    """Which API it speaks: `smsroute`, `twilio`, `kannel`."""
     base_url: AnyHttpUrl
+    """Where that API is."""
     api_key: str = Field(repr=False)
+    """Its credentials, in the form that the adapter asks for. Take them from the environment: `${ACME_API_KEY}`."""
     webhook_secret: str | None = Field(default=None, repr=False)
-    """What the provider signs its receipts with."""
+    """What the provider signs its receipts with, if it does."""
     mps: float | None = Field(default=None, ge=0.001, le=100_000, allow_inf_nan=False)
     """Messages a second that the provider allows. Absent: no pacing."""
     otp_reserve: float = Field(default=0.2, ge=0, lt=1, allow_inf_nan=False)
-    """The share of `mps` that only OTPs may use."""
+    """The share of `mps`, and of calls in flight, that only OTPs may use."""
     max_in_flight: Count = 64
+    """Calls to it at once, of each worker."""
     timeout_s: Seconds = 10.0
+    """How long a call may take. After it the outcome is unknown, so give it time: see
+    [six outcomes](how-it-works.md#six-outcomes)."""
     cost: Money = 0.0
     """What a message costs, for the metric of money saved. In any currency, as long as it is the same everywhere."""
 
@@ -205,6 +220,7 @@ class Sender(_Section):
     """A sender ID and the class of traffic that it is registered for."""
 
     traffic: Traffic
+    """What it is registered for. A send that says otherwise is refused."""
     mps: float | None = Field(default=None, ge=0.001, le=100_000, allow_inf_nan=False)
     """Messages a second that carriers allow under this sender at each provider (long codes: about 1). Absent: any."""
 
@@ -213,13 +229,15 @@ class Route(_Section):
     """Which providers take which messages, best first. The first route that matches is taken."""
 
     traffic: Traffic | None = None
-    countries: tuple[Country, ...] | None = Field(default=None, min_length=1)
     """Absent: all."""
+    countries: tuple[Country, ...] | None = Field(default=None, min_length=1)
+    """ISO 3166-1 alpha-2, in capitals (Norway in quotes: `"NO"`); `"001"` is for numbers of no country. Absent: all."""
     providers: tuple[str, ...] = Field(min_length=1)
+    """Names from `providers`, best first."""
     on_unknown: Literal["resend", "hold"] | None = None
     """What follows when nobody can say whether a provider took the message. Default: `resend` for otp, else `hold`."""
     hlr: Literal["off", "cached", "required"] = "cached"
-    """`cached` uses what is known; `required` asks, within `hlr.budget_s`."""
+    """`off`: not looked at. `cached` uses what is known; `required` asks, within `hlr.budget_s`."""
     hlr_fail: Literal["open", "closed"] = "open"
     """When a required look-up has no answer in time: send all the same, or put the message back."""
 
@@ -238,9 +256,11 @@ class Hlr(_Section):
     budget_s: Seconds = 1.0
     """How long a send waits for one."""
     timeout_s: Seconds = 5.0
+    """How long a look-up may take."""
     positive_ttl_s: Seconds = 86_400.0
+    """How long `active` is believed."""
     negative_ttl_s: Seconds = 3_600.0
-    """For `absent` (the phone may be back soon) and `invalid`."""
+    """How long `absent` (the phone may be back soon) and `invalid` are believed."""
     cost: Money = 0.0
     """What a look-up costs."""
 
@@ -249,10 +269,15 @@ class Webhooks(_Section):
     """Where receipt webhooks may go."""
 
     allow_loopback: bool = False
+    """Whether they may go to this very machine. For trying things out."""
     denied_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks that they must not go to, e.g. `10.1.0.0/16`."""
     timeout_s: Seconds = 15.0
+    """How long a receiver may take to acknowledge."""
     concurrency: Count = 128
+    """Webhooks on their way at once, of each worker."""
     per_target: Count = 16
+    """The same to one endpoint, or one origin of `callback_url`s."""
 
 
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
@@ -274,7 +299,9 @@ class Subject(_Section):
     """What a token's subject may do, and as which client."""
 
     client: str = Field(min_length=1, max_length=64)
+    """The client that it speaks for."""
     scopes: tuple[Scope, ...] = Field(min_length=1)
+    """What it may do: `send`, `hlr`, `read`, `admin`, `operator`."""
 
 
 class Issuer(_Section):
@@ -289,7 +316,7 @@ class Issuer(_Section):
     ca_file: Path | None = None
     """The certificate authority of these URLs, as PEM. Default: those of the system."""
     token_file: Path | None = None
-    """A token to fetch the keys with, where they are not public (Kubernetes' API server)."""
+    """A token to fetch the keys with, where they are not public (Kubernetes' API server). It is read anew each time."""
     subjects: dict[str, Subject] = Field(min_length=1)
     """By the claim `sub`. Whoever is not named may not call."""
 
@@ -298,6 +325,7 @@ class Auth(_Section):
     """Who may call with a token rather than an API key."""
 
     issuers: tuple[Issuer, ...] = ()
+    """Who issues them: see below."""
 
     @model_validator(mode="after")
     def _once_each(self) -> Auth:
@@ -310,16 +338,22 @@ class RateLimit(_Section):
     """`per_s` on average, `burst` at once after a rest."""
 
     per_s: float = Field(gt=0, le=1_000_000, allow_inf_nan=False)
+    """On average: sends, recipients of bulks, or look-ups."""
     burst: int = Field(ge=1, le=1_000_000)
+    """At once. A bulk with more recipients is refused with 422."""
 
 
 class Limits(_Section):
     """Bounds of one request, and how long things are kept."""
 
     max_segments: int = Field(default=10, ge=1, le=255)
+    """Of one text."""
     max_recipients: Count = 10_000
+    """Of one bulk."""
     max_body_bytes: int = Field(default=2_000_000, ge=1_000, le=1_000_000_000)
+    """Of one request."""
     idempotency_hours: Hours = 72.0
+    """How long an `Idempotency-Key` is remembered."""
     receipt_wait_hours: Hours = 72.0
     """How long after its validity a sent message waits for a receipt."""
     rates: dict[Literal["send", "bulk", "hlr"], RateLimit] = {}
@@ -334,6 +368,7 @@ class Deliver(_Section):
         Traffic.TRANSACTIONAL: 128,
         Traffic.MARKETING: 64,
     }
+    """Messages of each class that are worked on at once, in each worker."""
     poll_s: float = Field(default=0.2, ge=0.001, le=60, allow_inf_nan=False)
     """How often an idle lane looks for work."""
     lease_s: float = Field(default=13.0, ge=3, le=3_600, allow_inf_nan=False)
@@ -359,14 +394,18 @@ class TextHours(_Section):
     """How long a text stays after its message's end. 0: it goes in the very statement that ends the message."""
 
     otp: NoHours = 0.0
+    """Of one-time passwords."""
     transactional: NoHours = 168.0
+    """Of transactional messages."""
     marketing: NoHours = 168.0
+    """Of marketing messages."""
 
 
 class Retention(_Section):
     """How long messages are kept once they have ended."""
 
     text_hours: TextHours = TextHours()
+    """How long the text stays: see below."""
     rows_days: int = Field(default=90, ge=1, le=3_650)
     """How long messages, attempts, receipts, batches and webhooks stay; they go by whole months (UTC) of creation."""
 
@@ -380,15 +419,25 @@ class GatewayConfig(_Section):
     """`gateway.yaml`."""
 
     providers: dict[Name, Provider] = Field(min_length=1)
+    """Accounts by name: 1 to 32 of `a-z`, `0-9`, `_` and `-`. Logs and metrics show it."""
     senders: dict[str, Sender] = Field(min_length=1)
+    """Sender IDs: alphanumeric (1 to 11 characters), E.164, or short codes. E.164 and digits in quotes."""
     routes: tuple[Route, ...] = Field(min_length=1)
+    """A list. The first that matches is taken."""
     hlr: Hlr = Hlr()
+    """Number look-ups."""
     webhooks: Webhooks = Webhooks()
+    """Where receipt webhooks may go, and how fast."""
     auth: Auth = Auth()
+    """Who may call with a token rather than an API key."""
     limits: Limits = Limits()
+    """Bounds of one request and of each client."""
     deliver: Deliver = Deliver()
+    """The worker."""
     health: Health = Health()
+    """When a provider stands back: see [health](how-it-works.md#health)."""
     retention: Retention = Retention()
+    """How long things are kept: see [retention](retention.md)."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> GatewayConfig:

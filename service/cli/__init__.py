@@ -28,6 +28,7 @@ from service.cli import (
     webhooks,
 )
 from service.cli.caller import GatewayUnreachable
+from service.cli.config_docs import config_docs
 from service.errors import ConfigurationError, GatewayError
 
 app = typer.Typer(
@@ -66,6 +67,7 @@ for panel, name, command in (
     (_USE, "lookup", send.lookup),
 ):
     app.command(name, rich_help_panel=panel)(command)
+app.command("config-docs", hidden=True)(config_docs)  # for those who work on the gateway
 app.add_typer(keys.keys, name="keys", rich_help_panel=_PREPARE)
 app.add_typer(clients.clients, name="clients", rich_help_panel=_PREPARE)
 app.add_typer(providers.providers, name="providers", rich_help_panel=_PREPARE)
