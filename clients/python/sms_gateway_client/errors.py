@@ -3,7 +3,7 @@
 ::
 
     SmsGatewayError
-    ├── Refused                the gateway said why (RFC 9457): status, code, detail, errors, request_id
+    ├── Refused                the gateway said why (RFC 9457): status, code, detail, errors, request_id. 500: its fault
     │   ├── InvalidRequest     400, 405, 413, 415, 422: correct the request
     │   ├── Unauthorized       401: no or wrong API key
     │   ├── Forbidden          403: this key may not
@@ -28,6 +28,8 @@ from sms_gateway_client.models import BulkResult, FieldProblem, Message
 from sms_gateway_client.reading import Unreadable, read
 
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_PROXY: Final = "proxy"
+"""The code of what the gateway itself did not answer."""
 _LONGEST_TOLD: Final = 9
 """Digits of a `Retry-After` that is believed."""
 
@@ -146,15 +148,14 @@ def failure(answer: httpx.Response | httpx.RequestError) -> SmsGatewayError:
         error: SmsGatewayError = NoAnswer(f"The gateway does not answer: {type(answer).__name__} {answer}".rstrip())
         error.may_be_stored = not isinstance(answer, _NOT_SENT)
         return error
-    refusal = _BY_STATUS.get(answer.status_code, InvalidRequest if answer.is_client_error else None)
+    others = {4: InvalidRequest, 5: Refused}
+    refusal = _BY_STATUS.get(answer.status_code, others.get(answer.status_code // 100))
     try:
         problem = read(_Problem, answer.json())
     except (ValueError, Unreadable):
         problem = None
-    if refusal is Unavailable and problem is None:
-        problem = _Problem(
-            answer.status_code, "unavailable", "A proxy says that the gateway does not answer.", (), None
-        )
+    if problem is None and refusal in {RateLimited, Unavailable}:
+        problem = _Problem(answer.status_code, _PROXY, "A proxy before the gateway refused.", (), None)
     if refusal is None or problem is None:
         error = UnexpectedAnswer(f"HTTP {answer.status_code} is no answer of the gateway. Look at the base URL.")
     else:

@@ -14,6 +14,7 @@ from sms_gateway_client import (
     InvalidRequest,
     NoAnswer,
     RateLimited,
+    Refused,
     SmsGatewayError,
     Unavailable,
     UnexpectedAnswer,
@@ -165,8 +166,8 @@ async def test_a_gateway_that_is_not_there_surely_stored_nothing(connect: Connec
     assert not failed.value.may_be_stored
 
 
-@pytest.mark.parametrize("status", [502, 503, 504])
-async def test_a_proxy_that_finds_no_gateway_is_asked_again(sms: AsyncSmsGateway, proxy: Proxy, status: int) -> None:
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_a_proxy_that_refuses_is_asked_again(sms: AsyncSmsGateway, proxy: Proxy, status: int) -> None:
     proxy.script.append(Answer(status, b"<html>no healthy upstream</html>", {"Content-Type": "text/html"}))
     await sms.send(NUMBER, "Hello", sender="MyApp")
     assert len(set(proxy.keys)) == 1
@@ -176,14 +177,16 @@ async def test_a_proxy_that_finds_no_gateway_for_too_long_leaves_a_doubt(connect
     proxy.script.append(Answer(504, b"<html>"))
     with pytest.raises(Unavailable) as refused:
         await connect(proxy.url, retry=False).send(NUMBER, "Hello", sender="MyApp")
-    assert (refused.value.status, refused.value.code) == (504, "unavailable")
+    assert (refused.value.status, refused.value.code) == (504, "proxy")
     assert refused.value.may_be_stored
 
 
-async def test_a_refusal_is_final(sms: AsyncSmsGateway, proxy: Proxy) -> None:
-    proxy.script.append(problem(422, "unknown_sender"))
-    with pytest.raises(InvalidRequest):
+@pytest.mark.parametrize(("status", "error"), [(422, InvalidRequest), (500, Refused)])
+async def test_a_refusal_is_final(sms: AsyncSmsGateway, proxy: Proxy, status: int, error: type[Refused]) -> None:
+    proxy.script.append(problem(status, "some_code"))
+    with pytest.raises(error) as refused:
         await sms.send(NUMBER, "Hello", sender="MyApp")
+    assert (refused.value.code, refused.value.may_be_stored) == ("some_code", status == 500)
     assert len(proxy.seen) == 1
 
 
