@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -105,7 +106,11 @@ async def test_every_page_is_walked_through(url: str, key: str) -> None:
         reference = uuid4().hex
         for _ in range(3):
             await sms.send(NUMBER, "Hello", sender="MyApp", reference=reference, send_at=LATER)
-        assert len([message async for message in sms.list_all(reference=reference, limit=2)]) == 3
+        walked = [message.message_id async for message in sms.list_all(reference=reference, limit=2)]
+    assert len(set(walked)) == 3
+    with SmsGateway(url, key) as blocking:
+        again = await asyncio.to_thread(lambda: [*blocking.list_all(reference=reference, limit=2)])
+    assert [message.message_id for message in again] == walked
 
 
 async def test_a_number_is_looked_up_and_then_known(sms: AsyncSmsGateway) -> None:

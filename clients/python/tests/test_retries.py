@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from uuid import uuid4
 
 import asyncpg
@@ -41,6 +42,22 @@ async def limited(world: World) -> str:
         name, require_idempotency_key=None, limits={"send": Rate(0.1, 1), "bulk": Rate(0.1, 2)}
     )
     return key
+
+
+def _sent(**changed: object) -> bytes:
+    """The answer to a send, with something else in it than there may be."""
+    whole = {
+        "message_id": "msg_1",
+        "status": "queued",
+        "to": NUMBER,
+        "from": "MyApp",
+        "traffic": "otp",
+        "segments": 1,
+        "encoding": "gsm-7",
+        "reference": None,
+        "created_at": "2026-01-31T09:30:00.123Z",
+    }
+    return json.dumps(whole | changed).encode()
 
 
 async def stored(sms: AsyncSmsGateway, reference: str) -> int:
@@ -197,6 +214,8 @@ async def test_a_refusal_is_final(sms: AsyncSmsGateway, proxy: Proxy, status: in
         Answer(200, b'{"message_id": 1}'),
         Answer(200, b'{"message_id": "msg_1"}'),
         Answer(200, b"[]"),
+        Answer(200, _sent(created_at="yesterday")),
+        Answer(200, _sent(segments=True)),
         Answer(404, b"<html>"),
         Answer(307, b"", {"Location": "https://example.com/"}),
         Answer(500, b"Internal Server Error"),
