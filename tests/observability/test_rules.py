@@ -55,7 +55,7 @@ def test_alerts_fire_when_they_should_and_only_then(case: Path, tmp_path: Path) 
 
 def test_the_prometheus_of_compose_is_configured_right() -> None:
     done = subprocess.run(
-        [needed("promtool"), "check", "config", ROOT / "deploy" / "prometheus.yml"], capture_output=True, check=False
+        [needed("promtool"), "check", "config", ROOT / "compose" / "prometheus.yml"], capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
 

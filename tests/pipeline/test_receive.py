@@ -15,9 +15,10 @@ from service.domain.outcome import Unknown
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.errors import ForgedReceipt, Problem, ReceiptError, UnreadableReceipt
 from service.pipeline.receive import Receive
-from service.providers.adapter import Callback
+from service.providers.adapter import Callback, Capabilities
 from service.storage.receipts import News
 from tests import rows
+from tests.pipeline.conftest import MakeWorld
 from tests.pipeline.world import WITH_KEY, FakeAdapter, World, news
 
 CALLBACK = Callback(b"{}", {}, {}, "https://sms.example/v1/receipts/primary/x")
@@ -147,14 +148,16 @@ async def test_a_callback_that_the_adapter_does_not_take_changes_nothing(
     assert (await world.message(message_id))["status"] == "sent"
 
 
-async def test_an_accounts_token_matches_by_the_providers_id(world: World) -> None:
+async def test_an_accounts_token_matches_by_the_providers_id(make_world: MakeWorld) -> None:
+    world = await make_world(Capabilities(callback_per_message=False))
     message_id, _ = await sent(world)
     receive = receiving(world, Receipt(ReceiptStatus.DELIVERED, "p1"))
     assert await taken(receive, "primary", world.runtime.keyring.account_token("primary"), CALLBACK) == 1
     assert (await world.message(message_id))["status"] == "delivered"
 
 
-async def test_a_receipt_for_nobody_is_kept_and_matched_later(world: World) -> None:
+async def test_a_receipt_for_nobody_is_kept_and_matched_later(make_world: MakeWorld) -> None:
+    world = await make_world(Capabilities(callback_per_message=False))
     orphan = News("primary", None, "p1", "delivered", None, None, None)
     await world.receive.apply(orphan)
     assert counted(world, "orphan") == 1

@@ -24,16 +24,20 @@ OF_NOBODY = {
     "/v1/receipts/{account}/{token}": "providers call it, with tokens: see test_callbacks",
 }
 
+OPERATORS = "/v1/admin/"
+"""What only operators may: a client's key, of whatever other scopes, is refused before anything is looked up."""
+
 Operation = tuple[str, str]
 
 
-def _operations(*, named: bool) -> list[Operation]:
-    """Method and path of those for clients that name something in their path, or do not."""
+def _operations(*, named: bool, for_operators: bool = False) -> list[Operation]:
+    """Method and path of those for clients (or operators) that name something in their path, or do not."""
     return [
         (method, path)
         for path, operations in DOCUMENT["paths"].items()
+        if path not in OF_NOBODY and path.startswith(OPERATORS) is for_operators
         for method, operation in operations.items()
-        if path not in OF_NOBODY and bool(re.search(r"\{\w+\}", path)) is named and "security" in operation
+        if bool(re.search(r"\{\w+\}", path)) is named and "security" in operation
     ]
 
 
@@ -160,6 +164,22 @@ async def test_without_a_key_nothing_is_said_of_what_there_is(
     names = await belongings(runtime, owner)
     async with httpx.AsyncClient(base_url=base_url, timeout=60) as nobody:
         assert problem(await _call(nobody, operation, names), 401).code == "unauthorized"
+
+
+@pytest.mark.parametrize(
+    "operation",
+    _operations(named=True, for_operators=True) + _operations(named=False, for_operators=True),
+    ids=" ".join,
+)
+async def test_what_is_for_operators_is_for_no_client(
+    runtime: Runtime, owner: httpx.AsyncClient, base_url: str, operation: Operation
+) -> None:
+    names = {"client": "owner", "key_id": "key_" + "0" * 32, "account": "primary"}
+    before = await _state(runtime)
+    assert problem(await _call(owner, operation, names), 403).code == "scope_missing"
+    async with httpx.AsyncClient(base_url=base_url, timeout=60) as nobody:
+        assert problem(await _call(nobody, operation, names), 401).code == "unauthorized"
+    assert await _state(runtime) == before
 
 
 def test_ids_cannot_be_counted_through() -> None:

@@ -22,6 +22,7 @@ from sms_gateway_client import (
 )
 
 from service.domain.pacing import Rate
+from service.storage.clients import ClientChange
 from tests.gateway import make_key
 from tests.journeys.world import World, free_port
 
@@ -38,9 +39,7 @@ async def limited(world: World) -> str:
     """The key of a client that may send once in ten seconds, and to two recipients of a bulk in twenty."""
     name = f"limited-{uuid4().hex[:8]}"
     key = await make_key(world.runtime, "send", "read", client=name)
-    await world.runtime.clients.set_client(
-        name, require_idempotency_key=None, limits={"send": Rate(0.1, 1), "bulk": Rate(0.1, 2)}
-    )
+    await world.runtime.clients.set_client(name, ClientChange(limits={"send": Rate(0.1, 1), "bulk": Rate(0.1, 2)}))
     return key
 
 
