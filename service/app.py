@@ -87,7 +87,9 @@ class Served(Surround):
             StoreError: the API keys cannot be read. All stays as it was.
         """
         api = _api(runtime)
-        await api.directory.fill()  # or the first requests would wait, or fail where the database is away just then
+        # Or the first requests would wait, or fail where the database or an issuer of tokens is away just then.
+        await api.directory.fill()
+        api.directory.take_over(self._state.api.directory)
         self._state.api = api
 
 

@@ -84,6 +84,11 @@ class Directory:
             raise Problem(403, "scope_missing", f"This API key lacks the scope `{scope}`. Use a key that has it.")
         return principal
 
+    def take_over(self, old: Directory) -> None:
+        """Go on with what another knows of the issuers of tokens."""
+        if self._tokens is not None and old._tokens is not None:
+            self._tokens.take_over(old._tokens)
+
     async def fill(self) -> None:
         """Read the keys before the first caller comes.
 

@@ -72,6 +72,12 @@ class Tokens:
         self._verified[hashed] = (bearer, issuer, issuer.generation)
         return bearer
 
+    def take_over(self, old: Tokens) -> None:
+        """Go on with the keys of the issuers whose keys come from the same place: one may be away just now."""
+        for name, keys in self._issuers.items():
+            if name in old._issuers:
+                keys.take_over(old._issuers[name])
+
     def _issuer(self, token: str) -> IssuerKeys:
         try:
             claimed = jwt.decode(token, options={"verify_signature": False})
@@ -100,6 +106,12 @@ class IssuerKeys:
         self._fetched_s = float("-inf")
         self._failed = False
         self.generation = 0
+
+    def take_over(self, old: IssuerKeys) -> None:
+        """Go on with the keys of another, if they come from the same place."""
+        ours, theirs = (each.model_dump(exclude={"audience", "subjects"}) for each in (self._settings, old._settings))
+        if ours == theirs:
+            self._keys, self._published, self._fetched_s = old._keys, old._published, old._fetched_s
 
     async def verify(self, token: str) -> Bearer:
         """Whom the token speaks for.

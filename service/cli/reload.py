@@ -94,9 +94,11 @@ class Generations:
         except BaseException:
             new.leave()
             raise
-        if self._present is not None:
-            self._present.leave()
-        self._present = new
+        old, self._present = self._present, new
+        if old is not None:
+            old.leave()
+        if new.task.done() and self._owner is not None:  # it broke while the API was turned to it
+            self._owner.cancel("a worker loop ended")
 
     async def _new(self, opening: AbstractAsyncContextManager[Runtime]) -> _Generation:
         generation = _Generation(opening, work=self._work)
@@ -150,10 +152,12 @@ async def generations(base: Runtime, *, work: bool, turn: Turn, read: ReadConfig
         yield
     finally:
         if following is not None:
-            loop.remove_signal_handler(signal.SIGHUP)
             following.cancel()
             await asyncio.wait({following})
         await living.end()
+        if following is not None:  # not before: without a handler the signal would kill what is being drained
+            loop.remove_signal_handler(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the process ends; `all` has a database to stop yet
 
 
 async def _follow(living: Generations, asked: asyncio.Event, read: ReadConfig) -> None:

@@ -40,7 +40,7 @@ class Gate:
         self._now = now
         settings = account.settings
         self._breaker = Breaker()
-        runtime.metrics.breaker.labels(account.name).set_function(lambda: _STATE_VALUES[self._breaker.state(now())])
+        self._metrics = runtime.metrics
         self.held = False
         """An operator has paused the provider."""
         self._paused_until_s = 0.0
@@ -58,6 +58,20 @@ class Gate:
             for sender, registered in runtime.config.senders.items()
             if registered.mps is not None
         }
+        self.show()
+
+    def show(self) -> None:
+        """Let the metrics tell of this gate, and not of one that was there before."""
+        self._metrics.breaker.labels(self.account.name).set_function(self._state_value)
+        self._metrics.paused.labels(self.account.name).set(self.held)
+
+    def _state_value(self) -> float:
+        return _STATE_VALUES[self._breaker.state(self._now())]
+
+    def hide(self) -> None:
+        """Let them tell nothing of it."""
+        self._metrics.breaker.remove(self.account.name)
+        self._metrics.paused.remove(self.account.name)
 
     @property
     def probe_at_s(self) -> float | None:

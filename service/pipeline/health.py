@@ -133,6 +133,11 @@ class Health:
                 place: replace(standing, since_s=now_s + standing.since_s) for place, standing in standings.items()
             }
 
+    def hide(self) -> None:
+        """Let the metrics tell of these gates no more."""
+        for gate in self._gates.values():
+            gate.hide()
+
     async def close(self) -> None:
         """Share what was counted last."""
         if self._adding is not None:
@@ -143,7 +148,10 @@ class Health:
         """Judge when it is this worker's turn, and follow what others judged, until cancelled."""
         while True:
             await asyncio.sleep(ROUND_S)
-            await self.follow_pauses()
+            try:
+                await self.follow_pauses()
+            except StoreError as error:
+                log.warning("it is not known which providers are paused", extra={"error": str(error)})
             try:
                 if await self._store.take_round():
                     await self.judge()
@@ -153,17 +161,17 @@ class Health:
             await self.sync()
 
     async def follow_pauses(self) -> None:
-        """Hold the providers that operators paused, and no others. Until that is known, all stays as it is."""
-        try:
-            paused = await self._pauses.pauses()
-        except StoreError as error:
-            log.warning("it is not known which providers are paused", extra={"error": str(error)})
-            return
+        """Hold the providers that operators paused, and no others.
+
+        Raises:
+            StoreError: that is not known. All stays as it is.
+        """
+        paused = await self._pauses.pauses()
         for name, gate in self._gates.items():
             if gate.held is not (name in paused):
                 gate.held = name in paused
-                self._metrics.paused.labels(name).set(gate.held)
                 log.warning("a provider was paused or resumed", extra={"provider": name, "paused": gate.held})
+            gate.show()  # each time, because a generation that ends, or never began, hides what it showed
 
     async def judge(self) -> None:
         """Move every standing that the samples of all processes want moved."""
@@ -208,7 +216,7 @@ class Health:
         return min(self._own(place.provider, now_s), share_of(self._standings, place, now_s, self._policy))
 
     def _own(self, provider: str, now_s: float) -> float:
-        """The share that a pause, or this process's own breaker, lets a provider have: none, or after it a growing one.
+        """The share that a pause or this process's own breaker lets a provider have. After a breaker it grows.
 
         All processes see a dead provider die, so all let their traffic drift back, whatever the standings say.
         """

@@ -59,6 +59,7 @@ async def working(runtime: Runtime) -> AsyncIterator[None]:
         drain_s = runtime.settings.environment.drain_s
         await asyncio.gather(deliver.drain(drain_s), notify.drain(drain_s))
         await _end([keeping])
+        submit.health.hide()
         await lease.end()
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_COUNTS_S):

@@ -28,15 +28,17 @@ class SuppressionStore:
         async with self._database.writing() as connection, connection.transaction():
             # In order, so that two files with the same numbers cannot deadlock.
             added = len(await connection.fetch(_SQL["add"], sorted(set(numbers)), client_id, reason, source))
-            await record(connection, by, "suppression.import", _named(client_id), added=added)
+            if added:
+                await record(connection, by, "suppression.import", _named(client_id), added=added)
             return added
 
     async def put(self, client_id: UUID, number: str, *, reason: str, source: str, by: Actor = GATEWAY) -> Record:
         """The same for one number; returns it as it stands on the list."""
         async with self._database.writing() as connection, connection.transaction():
             row = await connection.fetchrow(_SQL["put"], number, client_id, reason, source)
-            await record(connection, by, "suppression.add", _named(client_id), number=mask(number))
-        assert row is not None  # noqa: S101 - inserted or met, it is returned
+            assert row is not None  # noqa: S101 - inserted or met, it is returned
+            if row["is_new"]:  # whoever says the same every day is noted once
+                await record(connection, by, "suppression.add", _named(client_id), number=mask(number))
         return row
 
     async def opt_out(self, attempt_id: UUID) -> None:

@@ -227,6 +227,23 @@ async def test_known_keys_go_on_while_the_issuer_is_away(check: _Checked, world:
     assert await check(world.token("two")) == ("shop", {"send", "read"})
 
 
+@pytest.mark.parametrize(
+    ("settings", "known"), [({}, True), ({"audience": "another"}, True), ({"token_file": "/elsewhere"}, False)]
+)
+async def test_another_gateway_yaml_goes_on_with_keys_from_the_same_place(
+    check: _Checked, world: _World, settings: dict[str, Any], known: bool
+) -> None:
+    await check(world.token())
+    async for later in _checking(world, **settings):
+        later.tokens.take_over(check.tokens)
+        world.status = 503
+        token = world.token(jti="2", aud=[AUDIENCE, "another"])
+        if known:
+            assert await later(token) == ("shop", {"send", "read"})
+        else:
+            assert await later.refusal(token) == (503, "issuer_unavailable")
+
+
 @pytest.mark.parametrize("odd", [{"status": 404}, {"discovered_issuer": "https://elsewhere.example"}])
 async def test_without_keys_nobody_can_be_told_apart(check: _Checked, world: _World, odd: dict[str, Any]) -> None:
     for name, value in odd.items():

@@ -19,6 +19,7 @@ from service.config_file import ConfigFile
 from service.errors import ConfigurationError, StoreOverloaded
 from service.runtime import Runtime
 from service.settings import GatewayConfig
+from service.storage.audit import GATEWAY
 from service.storage.upkeep import Upkeep
 from tests.cli.running import Messages, eventually, free_ports, running
 from tests.gateway import SECRET_KEY, make_key, migrated_database, open_gateway
@@ -189,4 +190,38 @@ def _reload_a_process(tmp_path: Path, dsn: str, key: str) -> None:
         assert (ended["status"], [attempt["outcome"] for attempt in ended["attempts"]]) == ("delivered", ["accepted"])
         sends = httpx.get(f"{url}/ledger".replace(f":{simulator}", f":{simulator + 10}"), params={"to": "+15555550100"})
         assert len(sends.json()["sends"]) == 1
-        assert gateway.stop() == 0
+        last = messages.send()
+        eventually(lambda: messages.get(last)["attempts"], bool)
+        gateway.process.send_signal(signal.SIGTERM)
+
+        def ended_with(code: int | None) -> bool:
+            if code is None:
+                gateway.process.send_signal(signal.SIGHUP)  # kills nothing that is being drained
+            return code is not None
+
+        eventually(gateway.process.poll, ended_with)
+        assert gateway.wait() == 0
+
+
+async def test_a_generation_that_never_began_leaves_the_metrics_to_the_present_one(base: Runtime) -> None:
+    def shown(name: str) -> float | None:
+        return base.metrics.registry.get_sample_value(f"sms_gateway_{name}", {"provider": "one"})
+
+    turns = _Turns()
+    living = Generations(base, work=True, turn=turns)
+    await living.begin()
+    await base.pauses.pause("one", "maintenance", GATEWAY)
+    turns.broken = True
+    with pytest.raises(StoreOverloaded):
+        await living.follow(_config("MyApp", "Other"))
+    async with asyncio.timeout(10):
+        while shown("provider_paused") != 1 or shown("breaker_state") != 0:  # noqa: ASYNC110 - a gauge tells nobody
+            await asyncio.sleep(0.01)
+    await base.pauses.resume("one", GATEWAY)
+    turns.broken = False
+    await living.follow(_config("MyApp", "Other"))
+    async with asyncio.timeout(10):
+        while shown("provider_paused") != 0:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+    await living.end()
+    assert (shown("provider_paused"), shown("breaker_state")) == (None, None)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from service.errors import StoreOverloaded
 from service.storage.audit import GATEWAY
 from tests.gateway import unreachable
 from tests.pipeline.world import World
@@ -49,6 +50,7 @@ async def test_messages_wait_where_every_provider_is_paused(paused: World) -> No
 
 async def test_pauses_hold_while_the_database_is_away(paused: World, postgres: str) -> None:
     async with unreachable(postgres, str(paused.runtime.settings.environment.database_url)):
-        await paused.submit.health.follow_pauses()
+        with pytest.raises(StoreOverloaded):
+            await paused.submit.health.follow_pauses()
     await paused.send()
     assert paused.http.called() == ["fallback"]

@@ -91,9 +91,11 @@ class Core:
         if not 1 <= chunk_size <= LARGEST_CHUNK:
             raise ValueError(f"chunk_size is from 1 to {LARGEST_CHUNK}.")
         key, tally = idempotency_key(key), _Tally(list(recipients))
+        chunks = list(tally.chunks(chunk_size))
+        keys = [idempotency_key(f"{key}.{number}") for number in range(1, len(chunks) + 1)]  # before anything is sent
         common = {"from": sender, "message": message, **_json(options)}
-        for number, chunk in enumerate(tally.chunks(chunk_size), 1):
-            body, chunk_key = {**common, "recipients": chunk}, idempotency_key(f"{key}.{number}")
+        for chunk, chunk_key in zip(chunks, keys, strict=True):
+            body = {**common, "recipients": chunk}
             try:
                 tally.add(chunk, (yield from self._chunk(body, chunk_key)))
             except SmsGatewayError as error:

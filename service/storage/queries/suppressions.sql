@@ -9,7 +9,7 @@ RETURNING number
 -- The same for one number; returns it as it stands on the list, which is as it came there first.
 INSERT INTO suppressions AS s (number, client_id, reason, source) VALUES ($1, $2, $3, $4)
 ON CONFLICT (number, client_id) DO UPDATE SET reason = s.reason
-RETURNING number, reason, source, created_at
+RETURNING number, reason, source, created_at, s.xmax = 0 AS is_new  -- xmax: of the update, where there was one
 
 -- name: opt_out
 -- Puts the recipient of a rejected attempt on the list of the client that sent to it.
