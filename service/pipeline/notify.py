@@ -29,7 +29,7 @@ from service.domain.keyring import Keyring
 from service.errors import HttpError, StoreError
 from service.pipeline.lease import Lease
 from service.runtime import Runtime
-from service.storage.batch import UNHURRIED_S
+from service.storage.batch import WEBHOOKS_EVERY_S
 from service.storage.outbox import Delivery, DeliveryResult
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Notify:
                         await self._wake.wait()
                 except TimeoutError:
                     pass
-            if (wait_s := began_s + UNHURRIED_S - time.monotonic()) > 0:
+            if (wait_s := began_s + WEBHOOKS_EVERY_S - time.monotonic()) > 0:
                 await asyncio.sleep(wait_s)  # a claim costs as much for one as for many
 
     async def drain(self, timeout_s: float) -> None:

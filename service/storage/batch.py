@@ -23,7 +23,9 @@ PATIENCE_S: Final = 4.0
 LANES_EVERY_S: Final = {Traffic.OTP: 0.0, Traffic.TRANSACTIONAL: 0.005, Traffic.MARKETING: 0.02}
 """How soon one batch of a lane may follow another. See docs/decisions/0011-otps-wait-for-no-campaign.md."""
 UNHURRIED_S: Final = 0.02
-"""The same for what nobody waits for, such as receipts and webhooks."""
+"""The same for what nobody waits for: receipts."""
+WEBHOOKS_EVERY_S: Final = 0.005
+"""The same for webhooks. Not urgent, but a target has few places, each held until its result is stored."""
 _LONG_S: Final = 0.005
 _DEADLOCK = "40P01"
 _DEADLOCK_TRIES = 5
