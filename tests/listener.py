@@ -57,7 +57,7 @@ class Listener:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def wait_for(self, n: int, timeout_s: float = 10) -> list[Received]:
+    async def wait_for(self, n: int, timeout_s: float = 60) -> list[Received]:
         """Everything received, once there are at least `n`."""
         try:
             async with asyncio.timeout(timeout_s), self._arrived:

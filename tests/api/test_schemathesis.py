@@ -33,14 +33,15 @@ async def test_every_answer_on_the_way_from_operation_to_operation_is_as_documen
     postgres: str, template: str, tmp_path: Path
 ) -> None:
     reached: set[str] = set()
-    async with migrated_database(postgres, template) as dsn:
-        for run in range(12):  # how far ten seconds lead depends on chance and on the machine
-            (folder := tmp_path / str(run)).mkdir()
+    for run in range(12):  # how far ten seconds lead depends on chance and on the machine
+        (folder := tmp_path / str(run)).mkdir()
+        # A database of its own: a run leaves messages and webhooks behind that would be delivered first.
+        async with migrated_database(postgres, template) as dsn:
             fuzzed = await fuzz_a_world(dsn, folder, stateful(10), seed=run + 1)
-            assert fuzzed.passed, fuzzed.output
-            reached |= fuzzed.succeeded
-            if reached >= BEHIND_LINKS:
-                return
+        assert fuzzed.passed, fuzzed.output
+        reached |= fuzzed.succeeded
+        if reached >= BEHIND_LINKS:
+            return
     raise AssertionError(f"never reached: {BEHIND_LINKS - reached}")
 
 

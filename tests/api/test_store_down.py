@@ -142,7 +142,7 @@ def fails_to_claim(runtime: Runtime) -> Callable[[], Awaitable[bool]]:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:  # of a database and of a worker's loop nobody tells
             if await condition():
                 return
@@ -189,7 +189,7 @@ async def test_a_connection_that_breaks_within_the_commit_leaves_it_unknown(api:
 
 async def _blocked(connection: asyncpg.Connection) -> int:
     """The process that waits for a lock, once there is one."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             if (pid := await connection.fetchval(waiting)) is not None:

@@ -19,7 +19,7 @@ async def stage(cluster: Path, tmp_path: Path) -> AsyncIterator[Stage]:
         yield stage
 
 
-async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 20) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 60) -> None:
     async with asyncio.timeout(within_s):
         while not await condition():  # noqa: ASYNC110 - what other processes do sets no event
             await asyncio.sleep(0.02)

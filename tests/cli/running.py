@@ -136,7 +136,7 @@ def paste(command: str) -> httpx.Response:
     return httpx.request(method, url, headers=headers, content=body, timeout=10)
 
 
-def eventually(read: Callable[[], Any], wanted: Callable[[Any], bool], within_s: float = 20) -> Any:
+def eventually(read: Callable[[], Any], wanted: Callable[[Any], bool], within_s: float = 60) -> Any:
     """What is read, once it is as wanted. A connection refused counts as not yet."""
     deadline = time.monotonic() + within_s
     while True:

@@ -58,7 +58,7 @@ async def pgbouncer(dsn: str, port: int | None = None) -> AsyncIterator[str]:
 
 
 async def _until_it_answers(process: asyncio.subprocess.Process, port: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             assert process.returncode is None, "pgbouncer ended at once"
             try:

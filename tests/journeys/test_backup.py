@@ -68,7 +68,7 @@ class Gateway:
         return answer.json()["status"], answer.json()["reason"]
 
     async def ended(self, message_id: str) -> tuple[str, str | None]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 state = await self.state(message_id)
                 if state[0] not in {"queued", "sending", "sent"}:

@@ -83,7 +83,7 @@ async def test_a_webhook_is_repeated_with_the_same_id_until_it_is_acknowledged(w
     first = (await world.listener.wait_for(1))[0]
     world.listener.reply_status = 204
     await world.runtime.database.execute("DELETE FROM webhook_targets")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(world.listener.received) < 2:
             await world.runtime.database.execute(
                 "UPDATE webhook_deliveries SET due_at = now() WHERE due_at IS NOT NULL AND attempts > 0"

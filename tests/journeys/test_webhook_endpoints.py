@@ -36,7 +36,7 @@ async def deliveries(admin: httpx.AsyncClient, endpoint: dict[str, Any]) -> list
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     """Returns once the condition holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             if await holds():
                 return

@@ -67,7 +67,7 @@ class World:
         return dict(answer.json())
 
     async def message_when(
-        self, message_id: str, condition: Callable[[dict[str, Any]], bool], timeout_s: float = 15
+        self, message_id: str, condition: Callable[[dict[str, Any]], bool], timeout_s: float = 60
     ) -> dict[str, Any]:
         """The message as soon as `condition` holds."""
         seen: dict[str, Any] = {}

@@ -327,7 +327,7 @@ class Gateway:
         outbox = _Watched(self.base.database)
         notify = Notify(replace(world.runtime, webhook_http=self.hooks, outbox=outbox), world.lease)
         running = asyncio.create_task(notify.run())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await outbox.found.get():
                 await notify.drain(10)
                 world.runtime.hints.webhooks.set()

@@ -47,7 +47,7 @@ async def test_each_of_several_processes_counts_its_own_and_the_sum_is_right(run
     wanted = {address: len(ids) for address, ids in run.accepted.items()}
     assert all(wanted.values())
     seen: dict[str, float] = {}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while {address: seen.get(address) for address in wanted} != wanted:
             await asyncio.sleep(0.2)  # until the next scrape
             seen = {series.labels["instance"]: series.value for series in await run.prometheus.query(query)}
@@ -72,7 +72,7 @@ async def test_what_happened_is_seen(run: Run, answers: list[Answer]) -> None:
         "sms_gateway_messages_replayed_total",
     )
     unseen = set(happened)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while unseen:
             await asyncio.sleep(0.2)  # until the next scrape
             unseen -= {series for series in happened if await run.prometheus.number(f"sum({series})") > 0}

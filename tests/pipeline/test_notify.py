@@ -53,7 +53,7 @@ class WatchedOutbox(Outbox):
 
     async def until(self, results: int, blocks: int = 0) -> None:
         """Wait for so many results, and so many pauses of a target, which come after them."""
-        async with asyncio.timeout(10), self._changed:
+        async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(lambda: len(self.results) >= results and self._blocks >= blocks)
 
 

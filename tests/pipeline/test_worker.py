@@ -43,7 +43,7 @@ class Blocking:
         return Accepted("p")
 
     async def until(self, calls: int) -> None:
-        async with asyncio.timeout(10), self._called:
+        async with asyncio.timeout(60), self._called:
             await self._called.wait_for(lambda: self.calls >= calls)
 
 

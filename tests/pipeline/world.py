@@ -171,7 +171,7 @@ class WatchedQueue(MessageQueue):
             self._changed.notify_all()
         return status
 
-    async def until_settled(self, message_ids: set[UUID], timeout_s: float = 10) -> None:
+    async def until_settled(self, message_ids: set[UUID], timeout_s: float = 60) -> None:
         """Wait until each of the messages has moved at least once."""
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(

@@ -80,7 +80,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-async def until(attempt: Callable[[], Awaitable[bool]], what: str, timeout_s: float = 15) -> None:
+async def until(attempt: Callable[[], Awaitable[bool]], what: str, timeout_s: float = 60) -> None:
     """Programs that are starting tell nobody when they have: ask until they answer."""
     deadline = time.monotonic() + timeout_s
     while not await attempt():

@@ -66,7 +66,7 @@ class Caller:
 async def everything(reader: asyncio.StreamReader) -> bytes:
     """What comes until the other side closes, which it must do."""
     answer = b""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while some := await _some(reader):
             answer += some
     return answer

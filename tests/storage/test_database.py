@@ -272,7 +272,7 @@ async def test_what_is_not_of_postgresql_is_not_told(counting: Counting) -> None
 
 
 async def until_it_stores(database: Database) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             if await stores(database):
                 return

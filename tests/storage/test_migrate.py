@@ -45,7 +45,7 @@ async def test_replicas_may_migrate_at_the_same_time_because_one_waits_for_the_o
         for _ in range(2)
     ]
     answers = asyncio.gather(*(replica.communicate(empty_dsn.encode()) for replica in replicas))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await held.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") < 2:
             await held.execute("SELECT pg_sleep(0.02)")
     await transaction.rollback()

@@ -97,7 +97,7 @@ async def test_a_claim_skips_what_somebody_has_locked(store: Store) -> None:
 
 async def until_somebody_waits_for_a_lock(store: Store) -> None:
     waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await store.database.fetch(waiting):
             pass
 
