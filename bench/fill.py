@@ -32,7 +32,8 @@ INSERT INTO clients (id, name, webhook_secret) SELECT new_id(), 'other ' || n, '
 ON CONFLICT DO NOTHING
 """
 # A tenth are OTPs, three tenths marketing. Most are delivered, a few undelivered, failed, waiting for their receipt, or
-# scheduled. Ids of providers and idempotency keys are random, as they are in life.
+# scheduled. Ids of providers and idempotency keys are random, as they are in life. The receipts of every second name
+# nothing else than the provider's id.
 _HISTORY: Final = """
 WITH rows AS MATERIALIZED (
     SELECT n, at,
@@ -61,9 +62,11 @@ WITH rows AS MATERIALIZED (
            CASE WHEN status IN ('delivered', 'undelivered', 'failed') THEN at + interval '8 seconds' END
     FROM rows
 ), attempts AS (
-    INSERT INTO attempts (id, message_id, provider, open, outcome, provider_message_id, started_at, ended_at)
-    SELECT (left(id::text, 28) || lpad(to_hex(n), 8, '0'))::uuid, id, 'primary', status = 'sent', 'accepted',
-           md5('sent ' || n), at, at + interval '1 second'
+    INSERT INTO attempts (id, message_id, provider, open, outcome, provider_message_id, receipt_key, started_at,
+                          ended_at)
+    SELECT (left(id::text, 28) || lpad(to_hex(n), 8, '0'))::uuid, id, CASE n % 2 WHEN 0 THEN 'by id' ELSE 'primary' END,
+           status = 'sent', 'accepted', md5('sent ' || n), CASE n % 2 WHEN 0 THEN md5('sent ' || n) END, at,
+           at + interval '1 second'
     FROM rows
     WHERE status IN ('sent', 'delivered', 'undelivered')
 ), receipts AS (
@@ -94,6 +97,11 @@ SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint), 12, '0')
        now(), now(), now() + interval '12 hours'
 FROM generate_series($4::int, $5::int) AS n
 """
+
+
+def provider_id_of(number: int) -> str:
+    """The provider's id of the message of that number. By those of even numbers receipts are found."""
+    return hashlib.md5(f"sent {number}".encode(), usedforsecurity=False).hexdigest()
 
 
 def key_of(number: int) -> str:

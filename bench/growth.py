@@ -4,9 +4,10 @@ One database grows from size to size: messages over a hundred days, with attempt
 keys. At each size it is measured beside a new one of the first size, in turns, on the same PostgreSQL; what counts is
 the ratio of their medians. So the first column of ratios is noise. Measured:
 
-- accept, claim, begin (attempts), settle, receipt (found by the provider's id), webhook claim and settle: 32 messages
-  through the real storage, with a commit each; claim none: one that looks at the whole queue and finds nothing;
+- accept, claim, begin (attempts), settle, receipt, webhook claim and settle: 32 messages through the real storage, with
+  a commit each; claim none: one that looks at the whole queue and finds nothing;
 - replay: an `add` with the idempotency key of one of the old messages, any of all;
+- receipt by id: one that names only the provider's id, of an old message, again;
 - look-up, list, and list by status, recipient and reference: one page, out of the hundred days, by the real storage;
 - round, lane depths, forget keys: what each worker asks every second, five seconds and minute;
 - GET and POST: the same over HTTP, from a `serve` for each database. POST: the median at 200 a second;

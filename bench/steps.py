@@ -13,7 +13,7 @@ from uuid import UUID
 
 import httpx
 
-from bench.fill import DAYS, history, key_of
+from bench.fill import DAYS, history, key_of, provider_id_of
 from service.domain.ids import new_attempt_id, new_id, show
 from service.domain.message import Traffic
 from service.storage.database import Database
@@ -109,6 +109,10 @@ class Steps:
         number = random.randrange(2, self._rows, 2)  # noqa: S311 - any will do
         with self.timed("replay"):
             answer = await self._messages.add(_message(self._client_id), self._key(key_of(number)))
+        delivered = random.randrange(100, self._rows + 1, 100)  # noqa: S311 - see `history`
+        repeated = News("by id", None, provider_id_of(delivered), "delivered", 0, None, datetime.now(UTC))
+        with self.timed("receipt by id"):
+            await self._receipts.apply(repeated)
         old = random.choice(self._old_ids)  # noqa: S311 - any will do
         with self.timed("look-up"):
             found = await self._messages.message(old, self._client_id)
@@ -193,7 +197,7 @@ def _accepted(begin: Begin) -> Settlement:
 
 
 def _delivered(begin: Begin) -> News:
-    return News("primary", None, _id_at_provider(begin), "delivered", 0, None, datetime.now(UTC))
+    return News("primary", begin.attempt_id, _id_at_provider(begin), "delivered", 0, None, datetime.now(UTC))
 
 
 def _id_at_provider(begin: Begin) -> str:

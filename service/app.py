@@ -39,7 +39,7 @@ from service.pipeline.limits import Limits
 from service.pipeline.lookup import Lookup
 from service.pipeline.receive import Receive
 from service.runtime import Runtime
-from service.storage.migrate import newest_version
+from service.storage.schema import newest_version
 
 _GATEWAY: Final = (
     send.router,

@@ -10,6 +10,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
+from sqlalchemy.exc import DBAPIError
 
 from service.errors import ConfigurationError
 
@@ -26,8 +27,7 @@ def migrate(dsn: str) -> str:
     """Run the pending migrations and return the schema's version. Blocking; safe while other replicas do the same.
 
     Raises:
-        ConfigurationError: the database has a schema that this release does not know.
-        sqlalchemy.exc.OperationalError: the database cannot be reached.
+        ConfigurationError: the database has a schema that this release does not know, or PostgreSQL refuses.
     """
     config = _config()
     # By psycopg itself, for SQLAlchemy's URLs know no second host. PgBouncer in transaction mode would keep prepared
@@ -41,6 +41,9 @@ def migrate(dsn: str) -> str:
             command.upgrade(config, "head")
             connection.commit()
             return MigrationContext.configure(connection).get_current_revision() or ""
+    except DBAPIError as error:
+        said = str(error.orig).strip().partition("\n")[0]
+        raise ConfigurationError(f"The database of SMS_GATEWAY_DATABASE_URL refuses a migration: {said}") from error
     finally:
         engine.dispose()
 
@@ -55,8 +58,3 @@ def _check_known(version: str | None, config: Config) -> None:
         f"The database has schema {version} of a development version, from which no migration leads on. "
         "Give an empty database; of `dev`, `all` and scripts/run, remove the data folder (SMS_GATEWAY_DATA_DIR)."
     )
-
-
-def newest_version() -> str:
-    """The schema version that this code is written for."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""

@@ -14,7 +14,8 @@ import pytest
 from service.errors import ConfigurationError
 from service.settings import Environment
 from service.storage.database import Database
-from service.storage.migrate import migrate, newest_version
+from service.storage.migrate import migrate
+from service.storage.schema import newest_version
 from tests.gateway import migrated_database
 from tests.journeys.pgbouncer import PROGRAM, pgbouncer
 from tests.journeys.world import CONFIG, World, a_world, free_port

@@ -14,7 +14,7 @@ from typing import Final
 import aiohttp
 
 import service
-from service.storage.migrate import newest_version
+from service.storage.schema import newest_version
 from tests.chaos.processes import Command, free_port
 from tests.chaos.stage import SECRET_KEY, Stage, a_stage
 from tests.replicas.proof import assert_delivered_once, until

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -11,7 +12,8 @@ import pytest
 from service.domain.ids import new_attempt_id, new_id, smallest_at
 from service.errors import ConfigurationError
 from service.storage.database import Database
-from service.storage.migrate import migrate, newest_version
+from service.storage.migrate import migrate
+from service.storage.schema import newest_version
 from tests.postgres import create_database, drop_database
 
 LOCK = 0x534D5347  # what migrations/env.py locks
@@ -108,3 +110,9 @@ async def test_ids_made_by_the_database_are_uuid_version_7_and_sort_by_time(empt
     assert (row["id"].version, row["id"].variant) == (7, "specified in RFC 4122")
     assert (row["id"].int >> 80) / 1000 == pytest.approx(row["now"], abs=1)
     await database.close()
+
+
+def test_a_process_that_does_not_migrate_holds_no_memory_for_it() -> None:
+    program = "import sys; import service.cli.modes, service.app; print({'alembic', 'sqlalchemy'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"
