@@ -42,6 +42,8 @@ from service.storage.embedded import EmbeddedPostgres
 
 AT_MOST: Final = 1.5
 """What a step may take at the largest size, in times of what it takes at the smallest."""
+_SERVER: Final = {"shared_buffers": "4GB"}
+"""What a server gets that is to hold 10 million messages: 14 GB."""
 _CONFIG: Final = """
 providers:
   primary: {adapter: smsroute, base_url: "http://127.0.0.1:9", api_key: none}
@@ -108,7 +110,7 @@ async def _side(server: str, name: str, folder: Path) -> AsyncIterator[Side]:
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=60))
         database = await Database.open(dsn, statement_cache=100)
         stack.push_async_callback(database.close)
-        [client] = await database.fetch("SELECT id FROM clients")
+        [client] = await database.fetch("SELECT id FROM clients WHERE name = 'bench'")
         steps = Steps(database, http, client["id"])
         await steps.begin()
         yield Side(dsn, url, headers, steps)
@@ -153,7 +155,10 @@ async def _run(options: argparse.Namespace) -> dict[int, tuple[Medians, Medians]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "gateway.yaml").write_text(_CONFIG)
-        async with EmbeddedPostgres(folder / "data") as server, _side(server, "grown", folder) as grown:
+        async with (
+            EmbeddedPostgres(folder / "data", settings=_SERVER) as server,
+            _side(server, "grown", folder) as grown,
+        ):
             for rows in options.rows:
                 began_s = time.perf_counter()
                 await grown.steps.grow(grown.dsn, rows)
