@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,9 @@ MAX_REPLY_BYTES: Final = 2 * 1024 * 1024
 # Many servers drop a connection that idles for 5 s. A request that meets the drop on its way is lost with an unknown
 # outcome, so idle connections go before that.
 _KEEPALIVE_S: Final = 4.0
+
+_KEPT: Final = 256
+"""URLs whose verdict is remembered. Clients have few, and each stands in every message."""
 
 _Address = IPv4Address | IPv6Address
 _Network = IPv4Network | IPv6Network
@@ -86,12 +90,7 @@ class TargetPolicy:
         Raises:
             TargetRefused: its text says what is wrong and holds nothing of the URL.
         """
-        try:
-            # A request is made of it, because some names ("xn--") are a URL's and yet no request's.
-            parsed = httpx.Request("POST", url).url
-        except (httpx.InvalidURL, ValueError):
-            raise TargetRefused("not a URL") from None
-        self.target(parsed)
+        self.target(parsed(url))
 
     def target(self, url: httpx.URL) -> URL:
         """The URL as it is dialled, judged like `check_url` does.
@@ -99,21 +98,14 @@ class TargetPolicy:
         Raises:
             TargetRefused: as above.
         """
-        if url.scheme not in {"http", "https"}:
-            raise TargetRefused("only http and https are called")
-        if url.userinfo:
-            raise TargetRefused("credentials do not belong into a URL")
-        if url.port is not None and not 0 < url.port < 65536:  # noqa: PLR2004 - the range of ports
-            raise TargetRefused("no such port")
-        # Two parsers may see two hosts in one URL, so the host that is judged is the one of the URL that is dialled.
-        try:
-            dialled = URL(str(url), encoded=True)
-        except ValueError:
-            raise TargetRefused("not a URL") from None
-        self._check_host(dialled.raw_host or "")
-        return dialled
+        return _dialled(self, str(url))
 
-    def _check_host(self, host: str) -> None:
+    def check_host(self, host: str) -> None:
+        """Judge a host: the address, where it is one, or the name before anybody has looked it up.
+
+        Raises:
+            TargetRefused: as above.
+        """
         name = host.rstrip(".").lower()
         try:
             literal = ip_address(host)
@@ -139,6 +131,38 @@ class TargetPolicy:
         if _within(address, _NEVER):
             return False
         return self.allow_private or not _within(address, _PRIVATE)
+
+
+@lru_cache(_KEPT)
+def parsed(url: str) -> httpx.URL:
+    """The URL of a request.
+
+    Raises:
+        TargetRefused: it is none.
+    """
+    try:
+        # A request is made of it, because some names ("xn--") are a URL's and yet no request's.
+        return httpx.Request("POST", url).url
+    except (httpx.InvalidURL, ValueError):
+        raise TargetRefused("not a URL") from None
+
+
+@lru_cache(_KEPT)
+def _dialled(policy: TargetPolicy, text: str) -> URL:
+    url = httpx.URL(text)
+    if url.scheme not in {"http", "https"}:
+        raise TargetRefused("only http and https are called")
+    if url.userinfo:
+        raise TargetRefused("credentials do not belong into a URL")
+    if url.port is not None and not 0 < url.port < 65536:  # noqa: PLR2004 - the range of ports
+        raise TargetRefused("no such port")
+    # Two parsers may see two hosts in one URL, so the host that is judged is the one of the URL that is dialled.
+    try:
+        dialled = URL(text, encoded=True)
+    except ValueError:
+        raise TargetRefused("not a URL") from None
+    policy.check_host(dialled.raw_host or "")
+    return dialled
 
 
 def _within(address: _Address, networks: tuple[_Network, ...]) -> bool:

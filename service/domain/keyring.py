@@ -7,6 +7,8 @@ import binascii
 import hashlib
 import hmac
 import secrets
+from functools import lru_cache
+from typing import Final
 from uuid import UUID
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -14,6 +16,8 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 _TOKEN_MAC_BYTES = 10  # 80 bits: a guess cannot be checked offline. With the id, a token is 35 characters: one provider
 # allows 100 characters of callback URL.
 _CURSOR_MAC_BYTES = 12
+_KEPT_OPEN: Final = 1024
+"""Each webhook needs its target's secret, and to decrypt it takes as long as to sign with it."""
 
 
 class Keyring:
@@ -32,6 +36,7 @@ class Keyring:
         self._body_hmac = hmac.new(_derived(secret, "idempotency bodies"), digestmod=hashlib.sha256)
         self._token_keys = [_derived(each, "callback tokens") for each in secrets_read]
         self._cursor_key = _derived(secret, "cursors")
+        self._decrypted = lru_cache(_KEPT_OPEN)(self._box.decrypt)
 
     def seal(self, text: str) -> bytes:
         """`text`, encrypted and authenticated."""
@@ -40,7 +45,7 @@ class Keyring:
     def open(self, sealed: bytes) -> str | None:
         """What was sealed; None where it was sealed with another secret key."""
         try:
-            return self._box.decrypt(sealed).decode()
+            return self._decrypted(sealed).decode()
         except InvalidToken:
             return None
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_S: Final = 0.05
 """The promise: nothing of ours holds the loop for longer."""
-_INTERVAL_S: Final = 0.01
+_INTERVAL_S: Final = 0.025
 
 
 @asynccontextmanager
@@ -30,9 +30,9 @@ async def watching(metrics: Metrics) -> AsyncIterator[None]:
 
 
 class LoopWatch:
-    """Wants to be called every 10 ms and records how much later it was.
+    """Wants to be called every 25 ms and records how much later it was.
 
-    What held the loop took up to 10 ms longer than the lag. The log says how much of the time this thread computed:
+    What held the loop took up to 25 ms longer than the lag. The log says how much of the time this thread computed:
     much less than the lag means that the machine, not the service, was busy.
     """
 

@@ -27,6 +27,7 @@ from service.domain.backoff import webhook_delay_s
 from service.domain.ids import show
 from service.domain.keyring import Keyring
 from service.errors import HttpError, StoreError
+from service.http import parsed
 from service.pipeline.lease import Lease
 from service.runtime import Runtime
 from service.storage.batch import WEBHOOKS_EVERY_S
@@ -232,7 +233,7 @@ def signed_request(
     signatures = [Webhook(secret).sign(webhook_id, now, content.decode()) for secret in secrets]
     return httpx.Request(
         "POST",
-        url,
+        parsed(url),
         content=content,
         headers={
             "content-type": "application/json",

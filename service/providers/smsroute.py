@@ -90,13 +90,14 @@ class SmsRoute:
     def __init__(self, account: Account) -> None:
         if not _KEY.fullmatch(account.api_key):
             raise ConfigurationError(f"provider account {account.name}: `api_key` must be visible ASCII, no spaces")
-        self._url = account.base_url.rstrip("/")
+        base_url = account.base_url.rstrip("/")
+        self._send_url, self._bulk_url = httpx.URL(f"{base_url}/v1/send"), httpx.URL(f"{base_url}/v1/send/bulk")
         self._headers = {"Authorization": f"Bearer {account.api_key}", "Content-Type": "application/json"}
         self._webhook = _webhook(account)
 
     def send_request(self, submission: Submission) -> httpx.Request:
         """`POST /v1/send`. No `traffic`: smsroute does not document it."""
-        return self._post("/v1/send", {"to": submission.to}, submission, submission.idempotency_key)
+        return self._post(self._send_url, {"to": submission.to}, submission, submission.idempotency_key)
 
     def send_outcome(self, response: httpx.Response) -> Outcome:
         """A 2xx is accepted only with a `message_id`; everything else is looked up."""
@@ -113,7 +114,7 @@ class SmsRoute:
         recipients = [submission.to for submission in submissions]
         if len(set(recipients)) != len(recipients):
             raise ValueError("submissions of one bulk must not repeat a recipient")
-        return self._post("/v1/send/bulk", {"recipients": recipients}, submissions[0], idempotency_key)
+        return self._post(self._bulk_url, {"recipients": recipients}, submissions[0], idempotency_key)
 
     def bulk_outcomes(self, submissions: Sequence[Submission], response: httpx.Response) -> list[Outcome]:
         """`results` must name our recipients in our order; if not, nothing is known of any of them."""
@@ -126,7 +127,7 @@ class SmsRoute:
 
     def credentials_request(self) -> httpx.Request:
         """`POST /v1/send` of an empty object."""
-        return httpx.Request("POST", f"{self._url}/v1/send", headers=self._headers, content=b"{}")
+        return httpx.Request("POST", self._send_url, headers=self._headers, content=b"{}")
 
     def credentials_verdict(self, response: httpx.Response) -> Doubt | None:
         """A 400 or 422 with a code: the key is asked for before the body is looked at."""
@@ -154,7 +155,7 @@ class SmsRoute:
             )
         ]
 
-    def _post(self, path: str, to: dict[str, Any], submission: Submission, idempotency_key: str) -> httpx.Request:
+    def _post(self, url: httpx.URL, to: dict[str, Any], submission: Submission, idempotency_key: str) -> httpx.Request:
         body = to | {
             "from": submission.sender,
             "message": submission.text,
@@ -163,7 +164,7 @@ class SmsRoute:
         if submission.callback_url is not None:
             body["callback_url"] = submission.callback_url
         headers = self._headers | {"Idempotency-Key": idempotency_key}
-        return httpx.Request("POST", self._url + path, headers=headers, content=orjson.dumps(body))
+        return httpx.Request("POST", url, headers=headers, content=orjson.dumps(body))
 
 
 def _problem(response: httpx.Response) -> Outcome:
