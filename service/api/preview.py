@@ -23,7 +23,7 @@ from service.domain.hlr import HlrStatus
 from service.domain.message import Traffic
 from service.domain.routing import HlrPolicy, Route, pick, rank
 from service.pipeline.deliver import routes_of
-from service.pipeline.health import policy_of, share_of
+from service.pipeline.health import policy_of
 from service.runtime import Runtime
 from service.settings import GatewayConfig
 from service.storage.numbers import Known
@@ -128,11 +128,11 @@ async def _route(runtime: Runtime, route: Route, judged: Judgement) -> dict[str,
 
 
 async def _providers(runtime: Runtime, route: Route, country: str, traffic: Traffic) -> list[dict[str, Any]]:
-    standings, policy = await runtime.health.standings(), policy_of(runtime.config)
+    policy = policy_of(runtime.config)
+    known = {one.place: one.share(policy) for one in await runtime.health.shared_evidence(policy)}
     paused = await runtime.pauses.pauses()
     shares = {
-        name: 0.0 if name in paused else share_of(standings, Place(name, country, traffic.value), 0.0, policy)
-        for name in route.providers
+        name: 0.0 if name in paused else known.get(Place(name, country, traffic.value), 1.0) for name in route.providers
     }
     ranked = rank(route.providers, _MIDDLE, shares)
     return [

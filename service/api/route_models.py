@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final, Literal
 
 from pydantic import ConfigDict, Field
 
 from service.api.models import Reply
 from service.domain.health import Cause, Condition
 from service.domain.message import Traffic
+
+BREAKER_OPEN: Final = "breaker_open"
 
 
 class SamplesReply(Reply):
@@ -33,7 +36,9 @@ class StandingReply(Reply):
     traffic: Traffic
     state: Condition
     share: float = Field(description="Of its messages, the part (0 to 1) that tries it in its place of the route.")
-    reason: Cause | None = Field(description="Why it stood back. Null: healthy.")
+    reason: Cause | Literal["breaker_open"] | None = Field(
+        description="Why it stood back. `breaker_open`: calls failed and none has worked since. Null: healthy."
+    )
     since: datetime | None = Field(description="When this state began. Null: it never had another.")
     samples: SamplesReply
 

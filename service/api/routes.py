@@ -14,8 +14,8 @@ from service.api.access import allowed
 from service.api.context import api_of
 from service.api.openapi import refusals
 from service.api.replies import json_reply, utc_text, utc_text_or_none
-from service.api.route_models import RouteList
-from service.domain.health import StandingPolicy, share
+from service.api.route_models import BREAKER_OPEN, RouteList
+from service.domain.health import Condition, StandingPolicy
 from service.domain.routing import Route
 from service.pipeline.deliver import routes_of
 from service.pipeline.health import policy_of
@@ -98,9 +98,9 @@ def _shown(one: Evidence, policy: StandingPolicy) -> dict[str, Any]:
     return {
         "country": one.place.country,
         "traffic": one.place.traffic,
-        "state": one.standing.condition,
-        "share": round(share(one.standing, 0.0, policy), 3),
-        "reason": one.standing.cause,
+        "state": Condition.FAILING if one.cut_off else one.standing.condition,
+        "share": round(one.share(policy), 3),
+        "reason": BREAKER_OPEN if one.cut_off else one.standing.cause,
         "since": utc_text_or_none(one.since),
         "samples": asdict(one.samples),
     }

@@ -83,8 +83,16 @@ class Deliver:
         """The messages that are worked on."""
         return [message_id for lane in self._lanes for message_id in lane.under_way]
 
-    async def deliver(self, message: Claimed) -> None:
-        """Take one message from its claim to its settlement."""
+    async def deliver(self, message: Claimed, earlier: asyncio.Task[None] | None = None) -> None:
+        """Take one message from its claim to its settlement.
+
+        `earlier`: this worker still works on it, by a claim that a crash of PostgreSQL took back. Nobody works on a
+        message twice at once, nor by what was known before: it goes back, to be claimed with what that work found out.
+        """
+        if earlier is not None:
+            await asyncio.wait([earlier])
+            await self._put_back(message, None, 0.0)
+            return
         try:
             settlement = await self._decide(message, time.monotonic())
             status = await self._runtime.queue.settle(settlement)

@@ -54,11 +54,6 @@ def policy_of(config: GatewayConfig) -> StandingPolicy:
     )
 
 
-def share_of(standings: Mapping[Place, Standing], place: Place, now_s: float, policy: StandingPolicy) -> float:
-    """The share, 0 to 1, of a place's messages that go there in its configured order."""
-    return share(standings.get(place, _NEW), now_s, policy)
-
-
 def provider_is_down(outcome: Outcome) -> bool:
     """Whether the next message can expect no better. A refused sender says nothing of other senders."""
     return isinstance(outcome, Unavailable | Unknown) or (isinstance(outcome, Refused) and outcome.account)
@@ -213,7 +208,7 @@ class Health:
         return Order(ranked, frozenset(name for name in back if self._only_slow(places[name])))
 
     def _share(self, place: Place, now_s: float) -> float:
-        return min(self._own(place.provider, now_s), share_of(self._standings, place, now_s, self._policy))
+        return min(self._own(place.provider, now_s), share(self._standing(place), now_s, self._policy))
 
     def _own(self, provider: str, now_s: float) -> float:
         """The share that a pause or this process's own breaker lets a provider have. After a breaker it grows.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from service.domain.message import Traffic
@@ -30,12 +30,14 @@ _FLOOR_LIFETIME_S = 10.0
 _FLOOR_MARGIN = timedelta(seconds=2)
 
 
+Deliver: TypeAlias = Callable[[Claimed, asyncio.Task[None] | None], Coroutine[Any, Any, None]]
+"""Works on a message, after this worker's earlier work on it where that is still under way."""
+
+
 class Lane:
     """Claims due messages of one traffic class and works on a bounded number of them at once."""
 
-    def __init__(
-        self, runtime: Runtime, lease: Lease, traffic: Traffic, deliver: Callable[[Claimed], Coroutine[Any, Any, None]]
-    ) -> None:
+    def __init__(self, runtime: Runtime, lease: Lease, traffic: Traffic, deliver: Deliver) -> None:
         self._runtime = runtime
         self._lease = lease
         self._traffic = traffic
@@ -84,7 +86,7 @@ class Lane:
                 self._floors.get(message.client_id, _LONG_AGO), message.due_at - _FLOOR_MARGIN
             )
             self._runtime.metrics.queue_wait_s.labels(self._traffic.value).observe(message.waited_s)
-            task = asyncio.create_task(self._deliver(message))
+            task = asyncio.create_task(self._deliver(message, self.under_way.get(message.id)))
             self.under_way[message.id] = task
             task.add_done_callback(partial(self._done, message.id))
         self._runtime.metrics.in_flight.labels(self._traffic.value).set(len(self.under_way))

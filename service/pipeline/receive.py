@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from uuid import UUID
@@ -90,8 +91,7 @@ class Receive:
     async def match_orphans(self) -> None:
         """Apply the orphans whose attempts have become known, then drop them."""
         if orphans := await self._receipts.matched_orphans():
-            for orphan in orphans:
-                await self.apply(orphan)
+            await asyncio.gather(*map(self.apply, orphans))  # one by one, each would wait for a batch of its own
             await self._receipts.forget_orphans(orphans)
 
 

@@ -22,7 +22,7 @@ from service.domain.ids import new_attempt_id, show
 from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.routing import Route
-from service.errors import LeaseLost, MaybeSent, NotSent, TargetRefused
+from service.errors import LeaseLost, MaybeSent, NotSent, StoreError, TargetRefused
 from service.pipeline.gate import Call, Gate
 from service.pipeline.health import Health, provider_is_down
 from service.pipeline.pace import Busy
@@ -135,6 +135,10 @@ class Submit:
                 tour.failed = name
             tour.wait(busy.retry_in_s, elsewhere=busy.down or busy.retry_in_s > work.patience_s)
             return None
+        except (LeaseLost, StoreError):
+            # The attempt may be on disk, but no call was made. Left open, it would be taken for one on its way.
+            await self._queue.settle(_attempt(work, attempt_id, Unavailable("not_called")))
+            raise
         if isinstance(outcome, Accepted | Rejected):
             return _final(work, gate, attempt_id, outcome)
         await self._queue.settle(_attempt(work, attempt_id, outcome))

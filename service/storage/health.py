@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from service.domain.health import Cause, Condition, Place, Samples, Standing, StandingPolicy
+from service.domain.health import Cause, Condition, Place, Samples, Standing, StandingPolicy, share
 from service.storage.database import Database
 from service.storage.sql import queries
 
@@ -24,13 +24,19 @@ _CAUSES: Final = frozenset(Cause)
 class Evidence:
     """A place with its standing and the samples that it is judged by. Times count from now: `since_s` is not above 0.
 
-    `since` is the same by the database's clock; None where the place never moved.
+    `since` is the same by the database's clock; None where the place never moved. `cut_off`: a breaker has opened, and
+    no call has worked since. Breakers act at once, each for its process; a standing falls by many samples.
     """
 
     place: Place
     standing: Standing
     since: datetime | None
+    cut_off: bool
     samples: Samples
+
+    def share(self, policy: StandingPolicy) -> float:
+        """The share of its messages, 0 to 1, that try it in its place of the route."""
+        return 0.0 if self.cut_off else share(self.standing, 0.0, policy)
 
 
 class HealthStore:
@@ -59,7 +65,7 @@ class HealthStore:
     async def evidence(self, policy: StandingPolicy) -> list[Evidence]:
         """Every place that has moved or been called lately, with its newest samples: as many as `policy` judges by."""
         return [
-            Evidence(_place(row), _standing(row), row["since"], Samples(*list(row.values())[-6:]))
+            Evidence(_place(row), _standing(row), row["since"], row["cut_off"], Samples(*list(row.values())[-6:]))
             for row in await self._database.fetch(_SQL["evidence"], policy.min_samples)
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ from uuid import UUID
 import orjson
 
 from service.domain.message import Traffic
+from service.errors import StoreError, Unstorable
 from service.storage.batch import by_lane
 from service.storage.database import Connection, Database
 from service.storage.numbers import Known, known
@@ -121,9 +123,17 @@ class Settlement:
 class MessageQueue:
     """Claims, attempts and settlements; every one of them in batches."""
 
-    def __init__(self, database: Database, *, receipt_wait: timedelta, text_at_once: Sequence[str] = ("otp",)) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        receipt_wait: timedelta,
+        text_at_once: Sequence[str] = ("otp",),
+        settle_again_after_s: Sequence[float] = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4),
+    ) -> None:
         self._database = database
         self._receipt_wait = receipt_wait
+        self._settle_again_after_s = settle_again_after_s
         self._text_at_once = list(text_at_once)
         self._begins = by_lane(self._begin, lock_key=lambda item: item.message_id.int)
         self._settlements = by_lane(self._settle, lock_key=lambda item: item.message_id.int)
@@ -153,7 +163,21 @@ class MessageQueue:
         return [begun.get(item.attempt_id) for item in items]
 
     async def settle(self, item: Settlement) -> str | None:
-        """Store what happened; returns the message's new status, None where it did not move."""
+        """Store what happened; returns the message's new status, None where it did not move.
+
+        Nobody else knows it, so PostgreSQL is told again where it does not answer, for as long as it may take to start
+        after a crash. A settlement that was stored already changes nothing.
+
+        Raises:
+            StoreError: it was not taken. To whoever takes the message over, a call that was made is an unknown one.
+        """
+        for again_after_s in self._settle_again_after_s:
+            try:
+                return await self._settlements[item.lane].submit(item)
+            except Unstorable:
+                raise
+            except StoreError:
+                await asyncio.sleep(again_after_s)
         return await self._settlements[item.lane].submit(item)
 
     async def _settle(self, items: Sequence[Settlement]) -> list[str | None]:

@@ -86,14 +86,32 @@ async def test_a_paused_provider_is_shown_with_the_reason_and_tried_last(url: st
 async def test_a_standing_shows_its_state_share_samples_reason_and_since(url: str, routed: Runtime) -> None:
     await routed.health.move({_US: Standing(Condition.RECOVERING, 0.0, Cause.RECEIPT_FAILURES, 1)})
     await routed.database.execute("UPDATE health_standings SET since = now() - interval '50 seconds'")
-    await routed.health.add({_US: Samples(calls=9, failures=1, slow=2, delivered=3, undelivered=4, openings=5)})
+    await routed.health.add({_US: Samples(calls=9, failures=1, slow=2, delivered=3, undelivered=4)})
     [own] = _standing(await _routes(url, await make_key(routed, "read")), 2, "primary")
     assert (own.country, own.traffic, own.state, own.reason) == (
         "US", "transactional", "recovering", "receipt_failures",
     )  # fmt: skip
     assert own.share == pytest.approx(0.55, abs=0.1)
     assert own.since is not None
-    assert list(own.samples.model_dump().values()) == [9, 1, 2, 3, 4, 5]
+    assert list(own.samples.model_dump().values()) == [9, 1, 2, 3, 4, 0]
+
+
+async def test_a_dead_provider_is_shown_as_failing_before_its_samples_are_many(url: str, routed: Runtime) -> None:
+    """And as what it was before, as soon as a call has worked."""
+    await routed.health.add({_US: Samples(calls=7, failures=5, openings=1)})
+    key = await make_key(routed, "read", "send")
+    [own] = _standing(await _routes(url, key), 2, "primary")
+    assert (own.state, own.share, own.reason) == ("failing", 0.0, "breaker_open")
+    assert own.samples.openings == 1
+    answer = await _get(url, "/v1/messages/preview", key, **body())
+    route = PreviewReply.model_validate_json(answer.content).route
+    assert route is not None
+    assert [one.provider for one in route.providers] == ["signing", "primary"]
+    await routed.database.execute("UPDATE health_samples SET bucket_at = bucket_at - interval '10 seconds'")
+    await routed.health.add({_US: Samples(calls=1)})
+    routed.health._now = lambda: routed.health._asked_s + 1  # noqa: SLF001 - the clock
+    [own] = _standing(await _routes(url, key), 2, "primary")
+    assert (own.state, own.share, own.reason) == ("healthy", 1.0, None)
 
 
 async def test_a_standing_is_shown_under_the_routes_that_it_concerns(url: str, routed: Runtime) -> None:

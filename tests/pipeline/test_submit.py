@@ -11,7 +11,7 @@ import pytest
 
 from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable
-from service.errors import LeaseLost, MaybeSent, NotSent, TargetRefused
+from service.errors import CommitUnknown, LeaseLost, MaybeSent, NotSent, TargetRefused
 from service.pipeline.deliver import routes_of
 from service.pipeline.submit import Submit, Work
 from service.providers.adapter import Capabilities
@@ -19,7 +19,7 @@ from service.runtime import Runtime
 from service.storage.queue import Begin, Begun, Move, Settlement
 from tests import rows
 from tests.pipeline.conftest import MakeWorld
-from tests.pipeline.world import WatchedQueue, World, bodies, config, news, provider
+from tests.pipeline.world import WITH_KEY, WITHOUT_KEY, WatchedQueue, World, bodies, config, news, provider
 
 TRAFFICS = pytest.mark.parametrize("traffic", ["otp", "transactional", "marketing"])
 
@@ -269,6 +269,31 @@ async def test_a_worker_that_hears_too_late_that_it_may_call_does_not(world: Wor
     with pytest.raises(LeaseLost):
         await Submit(replace(world.runtime, queue=Delayed(world.runtime, call_s=1e-6)))(work)
     assert world.http.calls == []
+    assert await world.attempts(work.message.id) == [("primary", "unavailable", False, 1)]
+
+
+class Silent(WatchedQueue):
+    """Stores attempts without saying so, as a connection does that breaks at the wrong moment."""
+
+    async def begin(self, item: Begin) -> Begun | None:
+        await super().begin(item)
+        raise CommitUnknown("the connection broke")
+
+
+@pytest.mark.parametrize("capabilities", [WITH_KEY, WITHOUT_KEY])
+async def test_an_attempt_that_may_be_stored_but_was_not_called_leaves_no_doubt(
+    make_world: MakeWorld, capabilities: Capabilities
+) -> None:
+    world = await make_world(capabilities)
+    message_id = await world.accept("marketing")
+    work = await claim(world)
+    with pytest.raises(CommitUnknown):
+        await Submit(replace(world.runtime, queue=Silent(world.runtime)))(work)
+    assert await world.attempts(message_id) == [("primary", "unavailable", False, 1)]
+    await world.runtime.upkeep.release(world.lease.worker_id, [message_id], [])
+    await world.step()
+    assert await world.where(message_id) == ("sent", None)
+    assert len(world.http.calls) == 1
 
 
 async def test_the_attempt_is_on_disk_before_the_call(world: World) -> None:

@@ -302,6 +302,38 @@ async def test_a_late_refusal_does_not_clear_a_call_that_another_worker_has_repe
     assert (await other.message(message_id))["status"] == "sending"
 
 
+async def test_a_late_refusal_wakes_a_message_that_is_held_for_it(make_world: MakeWorld) -> None:
+    slow, other = await make_world(WITHOUT_KEY), await make_world(WITHOUT_KEY)
+    call = Hanging(slow, Unavailable("down"))
+    message_id = await call.start("marketing")
+    await rows.end_lease(slow.database, slow.lease.worker_id)
+    await other.runtime.upkeep.take_over(slow.lease.worker_id)
+    await other.step()
+    assert await other.where(message_id) == ("sending", "submit_unknown")
+    assert other.http.calls == []
+    await call.answer()
+    await other.step()
+    assert await other.where(message_id) == ("sent", None)
+    assert await other.attempts(message_id) == [
+        ("primary", "unavailable", False, 1),
+        ("fallback", "accepted", True, 1),
+    ]
+
+
+async def test_a_late_refusal_wakes_nobody_while_another_call_is_in_doubt(make_world: MakeWorld) -> None:
+    slow, other = await make_world(WITHOUT_KEY), await make_world(WITHOUT_KEY)
+    call = Hanging(slow, Unavailable("down"))
+    message_id = await call.start("otp")
+    await rows.end_lease(slow.database, slow.lease.worker_id)
+    await other.runtime.upkeep.take_over(slow.lease.worker_id)
+    other.http.always("fallback", Unknown("http_500"))
+    await other.step()
+    assert await other.where(message_id) == ("sending", "submit_unknown")
+    await call.answer()
+    assert await other.step() == 0
+    assert other.http.called() == ["fallback"]
+
+
 async def test_the_provider_in_doubt_may_have_left_the_configuration(make_world: MakeWorld) -> None:
     before = await make_world()
     before.http.always("primary", Unknown("http_500"))

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 
 from service.domain.message import Traffic
-from service.domain.outcome import Accepted, Outcome, Unknown
+from service.domain.outcome import Accepted, Outcome, Unavailable, Unknown
 from service.errors import StoreOverloaded
 from service.pipeline.lane import Lane
 from service.pipeline.lease import Lease
@@ -24,15 +24,16 @@ from service.storage.upkeep import Upkeep
 from tests import rows
 from tests.listener import Listener
 from tests.pipeline.conftest import MakeWorld
-from tests.pipeline.world import WatchedQueue, World, delivering, news, provider
+from tests.pipeline.world import WITHOUT_KEY, WatchedQueue, World, delivering, news, provider
 
 
 class Blocking:
     """A provider that answers nobody before `go`, and tells how many have called."""
 
-    def __init__(self) -> None:
+    def __init__(self, outcome: Outcome | None = None) -> None:
         self.go = asyncio.Event()
         self.calls = 0
+        self._outcome = outcome or Accepted("p")
         self._called = asyncio.Condition()
 
     async def __call__(self) -> Outcome:
@@ -40,7 +41,7 @@ class Blocking:
             self.calls += 1
             self._called.notify_all()
         await self.go.wait()
-        return Accepted("p")
+        return self._outcome
 
     async def until(self, calls: int) -> None:
         async with asyncio.timeout(60), self._called:
@@ -99,7 +100,7 @@ async def laned(world: World, traffic: Traffic) -> AsyncIterator[Lane]:
     """A lane that has claimed what it may and works on it until the body is over."""
     begun, go = asyncio.Event(), asyncio.Event()
 
-    async def work(_: Claimed) -> None:
+    async def work(_: Claimed, _earlier: asyncio.Task[None] | None) -> None:
         begun.set()
         await go.wait()
 
@@ -140,24 +141,21 @@ async def test_a_message_that_was_put_back_and_claimed_at_once_is_still_seen_as_
     """The settlement of the first task and the claim for the second cross each other."""
     first, second = asyncio.Event(), asyncio.Event()
     message_id = await world.accept()
-    begun = asyncio.Queue[Claimed]()
+    begun = asyncio.Queue[asyncio.Task[None] | None]()
 
-    async def work(message: Claimed) -> None:
-        await begun.put(message)
-        await (second if message.tried else first).wait()
+    async def work(_: Claimed, earlier: asyncio.Task[None] | None) -> None:
+        await begun.put(earlier)
+        await (second if earlier else first).wait()
 
     lane = Lane(world.runtime, world.lease, Traffic.TRANSACTIONAL, work)
     running = asyncio.create_task(lane.run())
-    await begun.get()
-    await world.database.execute(
-        "INSERT INTO attempts (id, message_id, provider) VALUES (last_attempt($1), $1, 'p')", message_id
-    )
+    assert await begun.get() is None
+    earlier = lane.under_way[message_id]
     await world.database.execute("UPDATE messages SET worker_id = NULL, due_at = now() WHERE id = $1", message_id)
-    again = await asyncio.wait_for(begun.get(), 10)
-    assert again.id == message_id
+    assert await asyncio.wait_for(begun.get(), 10) is earlier
     task = lane.under_way[message_id]
     first.set()
-    await asyncio.sleep(0)
+    await earlier
     await asyncio.sleep(0)
     assert lane.under_way == {message_id: task}
     second.set()
@@ -165,6 +163,34 @@ async def test_a_message_that_was_put_back_and_claimed_at_once_is_still_seen_as_
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert lane.under_way == {}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "called", "status"),
+    [(Unknown("http_500"), ["primary"], "sending"), (Unavailable("down"), ["primary", "fallback"], "sent")],
+)
+async def test_a_message_whose_claim_a_crash_took_back_is_not_worked_on_twice_at_once(
+    make_world: MakeWorld, outcome: Outcome, called: list[str], status: str
+) -> None:
+    """A claim's commit does not wait for the disk, so PostgreSQL may come back without it. No provider knows keys."""
+    world = await make_world(WITHOUT_KEY)
+    blocking = Blocking(outcome)
+    world.http.always("primary", blocking)
+    message_id = await world.accept("marketing")
+
+    async def claim() -> Claimed:
+        [claimed] = await world.queue.claim(Traffic.MARKETING, world.lease.worker_id, {}, 1)
+        return claimed
+
+    earlier = asyncio.create_task(world.deliver.deliver(await claim()))
+    await blocking.until(1)
+    await world.database.execute("UPDATE messages SET status = 'queued', worker_id = NULL, due_at = now()")
+    later = asyncio.create_task(world.deliver.deliver(await claim(), earlier))
+    blocking.go.set()
+    await asyncio.gather(earlier, later)
+    await world.step()
+    assert world.http.called() == called
+    assert (await world.message(message_id))["status"] == status
 
 
 async def test_a_claim_that_fails_is_tried_again(world: World) -> None:

@@ -160,7 +160,7 @@ class WatchedQueue(MessageQueue):
     """Tells when messages have been settled."""
 
     def __init__(self, runtime: Runtime) -> None:
-        super().__init__(runtime.database, receipt_wait=timedelta(hours=72))
+        super().__init__(runtime.database, receipt_wait=timedelta(hours=72), settle_again_after_s=())
         self.settled: list[Settlement] = []
         self._changed = asyncio.Condition()
 

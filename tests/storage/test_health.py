@@ -153,7 +153,7 @@ async def test_a_standing_keeps_its_time_until_its_condition_changes(health: Hea
     assert kept.since_s == pytest.approx(-30, abs=5)
     await health.move({US: Standing()})
     [healthy] = await health.evidence(StandingPolicy())
-    assert healthy == Evidence(US, healthy.standing, healthy.since, Samples())
+    assert healthy == Evidence(US, healthy.standing, healthy.since, cut_off=False, samples=Samples())
     assert (healthy.standing.condition, healthy.standing.cause) == (Condition.HEALTHY, None)
     assert healthy.standing.since_s == pytest.approx(0, abs=5)
 

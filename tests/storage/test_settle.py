@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
 
 from service.domain.ids import new_id
-from service.storage.queue import Move, Settlement
+from service.errors import CommitUnknown
+from service.storage.database import Database
+from service.storage.queue import MessageQueue, Move, Settlement
 from service.storage.receipts import News
 from tests import rows
 from tests.storage.conftest import Store
@@ -71,6 +75,51 @@ async def test_sent_waits_for_its_receipt(store: Store, in_doubt: bool) -> None:
     assert found["due_in_s"] == pytest.approx(600 + WAIT_S, abs=5)
     assert all(await case.open())
     assert await case.webhooks() == []
+
+
+class Silent(MessageQueue):
+    """Stores settlements; of the first `times`, nothing is heard."""
+
+    def __init__(self, database: Database, times: int) -> None:
+        super().__init__(database, receipt_wait=timedelta(seconds=WAIT_S), settle_again_after_s=(0.0, 0.0))
+        self.told = 0
+        self._times = times
+
+    async def _settle(self, items: Sequence[Settlement]) -> list[str | None]:
+        statuses = await super()._settle(items)
+        self.told += 1
+        if self.told <= self._times:
+            raise CommitUnknown("the connection broke")
+        return statuses
+
+
+@pytest.mark.parametrize(
+    ("move", "outcome", "status"),
+    [
+        (Move.SENT, "accepted", "sent"),
+        (Move.PUT_BACK, "unavailable", "queued"),
+        (Move.KEEP, "unavailable", "sending"),
+        (Move.FAIL, "rejected", "failed"),
+    ],
+)
+async def test_what_was_settled_unheard_is_settled_again_and_changes_nothing(
+    store: Store, move: Move, outcome: str, status: str
+) -> None:
+    case = await a_case(store, callback_url="https://shop.example/hook")
+    queue = Silent(store.database, 2)
+    settled = await replace(case, store=replace(store, queue=queue)).settle(move, outcome)
+    assert (settled, queue.told) == (None, 3)
+    found = await case.row()
+    assert found["status"] == status
+    [attempt] = await rows.attempts(store.database, case.message_id)
+    assert (attempt["outcome"], attempt["open"]) == (outcome, outcome == "accepted")
+    assert len(await case.webhooks()) == (status == "failed")
+
+
+async def test_what_cannot_be_settled_is_told_in_the_end(store: Store) -> None:
+    case = await a_case(store)
+    with pytest.raises(CommitUnknown):
+        await replace(case, store=replace(store, queue=Silent(store.database, 3))).settle(Move.SENT, "accepted")
 
 
 async def test_kept_stays_with_its_worker(store: Store) -> None:

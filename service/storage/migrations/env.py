@@ -6,6 +6,8 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 LOCK = 0x534D5347  # "SMSG": any constant of our own would do.
+PATIENCE = "5s"
+"""How long a change waits for a table. All who come after it wait as well, so behind a long transaction it gives up."""
 
 
 def migrate(connection: Connection) -> None:
@@ -17,6 +19,7 @@ def migrate(connection: Connection) -> None:
     context.configure(connection=connection)
     with context.begin_transaction():
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        connection.execute(text("SELECT set_config('lock_timeout', :patience, true)"), {"patience": PATIENCE})
         context.run_migrations()
 
 

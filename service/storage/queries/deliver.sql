@@ -116,6 +116,18 @@ WITH input AS (
     -- the first call only, so it is too late once another worker has repeated that call.
     WHERE a.id = i.attempt_id AND (a.outcome IS NULL OR a.outcome IN ('unknown', i.outcome))
       AND NOT (i.move = 'keep' AND i.closes AND a.calls > 1)
+), woken AS (
+    -- A late answer of a worker that was given up: where nothing is open any more, nobody needs to wait for a receipt.
+    UPDATE messages AS m
+    SET due_at = now()
+    FROM input AS i
+    JOIN attempts AS a ON a.id = i.attempt_id
+    WHERE i.move = 'keep' AND i.closes AND a.open AND a.calls = 1 AND (a.outcome IS NULL OR a.outcome = 'unknown')
+      AND m.id = i.message_id AND m.status = 'sending' AND m.worker_id IS NULL
+      AND NOT EXISTS (
+          SELECT FROM attempts AS o
+          WHERE o.message_id = m.id AND o.open AND o.id <> a.id AND o.id BETWEEN first_attempt(m.id) AND last_attempt(m.id)
+      )
 ), given_up AS (
     UPDATE attempts AS a
     SET open = false

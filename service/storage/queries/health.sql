@@ -52,7 +52,9 @@ WITH places AS (
                    FROM unnest('{5, 10, 15, 30, 60, 120}'::float8[]) AS age_s
                )) AS step,
                sum(calls) AS calls, sum(failures) AS failures, sum(slow) AS slow, sum(openings) AS openings,
-               sum(delivered) AS delivered, sum(undelivered) AS undelivered, sum(delivered + undelivered) AS receipts
+               sum(delivered) AS delivered, sum(undelivered) AS undelivered, sum(delivered + undelivered) AS receipts,
+               max(bucket_at) FILTER (WHERE openings > 0) AS opened_at,
+               max(bucket_at) FILTER (WHERE calls > failures) AS worked_at
         FROM health_samples
         WHERE (provider, country, traffic) = (f.provider, f.country, f.traffic) AND bucket_at > f.after_at
         GROUP BY step
@@ -61,6 +63,7 @@ WITH places AS (
 )
 SELECT provider, country, traffic, condition, cause, strikes, since,
        extract(epoch FROM now() - since)::float8 AS age_s,
+       coalesce(max(opened_at) >= coalesce(max(worked_at), '-infinity'), false) AS cut_off,
        coalesce(sum(calls) FILTER (WHERE calls_wanted), 0)::int AS calls,
        coalesce(sum(failures) FILTER (WHERE calls_wanted), 0)::int AS failures,
        coalesce(sum(slow) FILTER (WHERE calls_wanted), 0)::int AS slow,
