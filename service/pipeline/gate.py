@@ -17,6 +17,8 @@ from service.runtime import ProviderAccount, Runtime
 _STATE_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 _HELD_RETRY_S = 2.0
+_HANGS_S = 0.25
+"""Where all calls are under way and none has ended for so long, nobody waits: they would fill the lane."""
 
 
 class Call:
@@ -44,6 +46,7 @@ class Gate:
         self.held = False
         """An operator has paused the provider."""
         self._paused_until_s = 0.0
+        self._moved_s = now()
         self._all_calls = asyncio.Semaphore(settings.max_in_flight)
         self._other_calls = asyncio.Semaphore(max(1, int(settings.max_in_flight * (1 - settings.otp_reserve))))
         self._paces = {
@@ -114,6 +117,8 @@ class Gate:
     @asynccontextmanager
     async def _in_flight(self, traffic: Traffic) -> AsyncIterator[None]:
         kinds = [self._all_calls] if traffic is Traffic.OTP else [self._other_calls, self._all_calls]
+        if any(calls.locked() for calls in kinds) and self._now() >= self._moved_s + _HANGS_S:
+            raise Busy(PATIENCE_S)
         held: list[asyncio.Semaphore] = []
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -124,9 +129,11 @@ class Gate:
             for calls in held:
                 calls.release()
             raise Busy(PATIENCE_S) from None
+        self._moved_s = self._now()
         try:
             yield
         finally:
+            self._moved_s = self._now()
             for calls in held:
                 calls.release()
 

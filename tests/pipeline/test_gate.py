@@ -186,6 +186,25 @@ async def test_marketing_that_gives_up_waiting_frees_what_it_held(make_world: Ma
         pass
 
 
+async def test_nobody_waits_for_a_place_at_a_provider_that_answers_nobody(make_world: MakeWorld) -> None:
+    """Those who wait hold places of their lane, which other providers' messages need."""
+    world = await make_world(
+        providers={"primary": provider("primary", max_in_flight=1, otp_reserve=0)}, routes=ONE_PROVIDER
+    )
+    gate = Gate(world.runtime.providers["primary"], world.runtime, lambda: time.monotonic() + world.ahead_s)
+    async with gate.turn(Traffic.MARKETING, CLIENT, "MyApp"):
+        waiting = asyncio.create_task(gate.turn(Traffic.MARKETING, CLIENT, "MyApp").__aenter__())
+        await asyncio.sleep(0)
+        assert not waiting.done(), "a call may end in a moment"
+        waiting.cancel()
+        world.ahead_s += 0.3
+        with pytest.raises(Busy) as busy:
+            await asyncio.wait_for(gate.turn(Traffic.MARKETING, CLIENT, "MyApp").__aenter__(), 0.5)
+        assert (busy.value.retry_in_s, busy.value.down) == (1.0, False)
+    async with gate.turn(Traffic.MARKETING, CLIENT, "MyApp"):
+        pass
+
+
 async def test_a_paced_provider_is_called_no_faster_than_it_allows(make_world: MakeWorld) -> None:
     world = await make_world(providers={"primary": provider("primary", mps=50, otp_reserve=0)}, routes=ONE_PROVIDER)
     for _ in range(20):
