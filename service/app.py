@@ -77,7 +77,7 @@ class Served(Surround):
     """An application that is served, over a runtime that can be changed."""
 
     def __init__(self, app: FastAPI, runtime: Runtime, express: Mapping[tuple[str, str], Route]) -> None:
-        super().__init__(app, runtime.metrics, express)
+        super().__init__(app, runtime.metrics, runtime.tracing, express)
         self._state = app.state
 
     async def turn_to(self, runtime: Runtime) -> None:
@@ -123,7 +123,7 @@ def _api(runtime: Runtime) -> Api:
     return Api(
         runtime=runtime,
         directory=Directory(runtime.clients, _tokens(runtime)),
-        drafter=Drafter(runtime.config, runtime.webhook_policy),
+        drafter=Drafter(runtime.config, runtime.webhook_policy, runtime.tracing),
         accept=Accept(runtime),
         lookup=lookup,
         receive=Receive(runtime, lookup),

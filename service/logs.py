@@ -22,6 +22,7 @@ from typing import Any, Final
 import orjson
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
 _STDERR: Final = 2
 _GATHER_S: Final = 0.01
@@ -45,7 +46,7 @@ def scrub(text: str) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one JSON object: at, level, logger, event, request_id and what was passed as `extra`."""
+    """A record as one JSON object: at, level, logger, event, request_id, trace_id and what was passed as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's line."""
@@ -57,6 +58,8 @@ class JsonFormatter(logging.Formatter):
         }
         if (current := request_id.get()) is not None:
             line["request_id"] = current
+        if (trace := trace_id.get()) is not None:
+            line["trace_id"] = trace
         for key, value in record.__dict__.items():
             if key not in _STANDARD:
                 line[key] = scrub(value) if isinstance(value, str) else value
@@ -139,6 +142,8 @@ def info(logger: logging.Logger, event: str, fields: Mapping[str, str | float]) 
     head = {"at": _at(time.time()), "level": "info", "logger": logger.name, "event": event}
     if (current := request_id.get()) is not None:
         head["request_id"] = current
+    if (trace := trace_id.get()) is not None:
+        head["trace_id"] = trace
     line = orjson.dumps({**head, **fields})
     above: logging.Logger | None = logger
     while above is not None:

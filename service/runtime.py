@@ -34,6 +34,7 @@ from service.storage.receipts import ReceiptStore
 from service.storage.retention import Retention
 from service.storage.suppressions import SuppressionStore
 from service.storage.upkeep import Upkeep
+from service.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Runtime:
 
     settings: Settings
     metrics: Metrics
+    tracing: Tracing
     keyring: Keyring
     hints: Hints
     database: Database
@@ -96,7 +98,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Open the store and the transports; the caller has migrated the database.
 
     Raises:
-        ConfigurationError: a setting is missing, an adapter is unknown, or the database is not durable.
+        ConfigurationError: a setting or an extra is missing, an adapter is unknown, or the database is not durable.
         StoreOverloaded: the database cannot be reached.
     """
     environment = settings.environment
@@ -105,7 +107,9 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     if environment.secret_key is None:
         raise ConfigurationError("Set SMS_GATEWAY_SECRET_KEY (or _FILE), e.g. to the output of `openssl rand -hex 32`.")
     metrics = Metrics()
+    tracing = Tracing.to(environment.otlp_endpoint)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(tracing.aclose)
         database = await Database.open(
             environment.database_url,
             connections=environment.connections,
@@ -115,7 +119,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.push_async_callback(database.close)
         keyring = Keyring(environment.secret_key, environment.other_secret_key)
         bell = Bell(database, environment.listen_url or environment.database_url)
-        shared = _Shared(database, metrics, keyring, Hints(), bell)
+        shared = _Shared(database, metrics, tracing, keyring, Hints(), bell)
         yield _assemble(stack, settings, shared)
 
 
@@ -126,7 +130,7 @@ async def reopen_runtime(runtime: Runtime, config: GatewayConfig) -> AsyncIterat
     Raises:
         ConfigurationError: an adapter is unknown, or does not take an account.
     """
-    shared = _Shared(runtime.database, runtime.metrics, runtime.keyring, runtime.hints, runtime.bell)
+    shared = _Shared(runtime.database, runtime.metrics, runtime.tracing, runtime.keyring, runtime.hints, runtime.bell)
     async with AsyncExitStack() as stack:
         yield _assemble(stack, replace(runtime.settings, config=config), shared)
 
@@ -137,6 +141,7 @@ class _Shared:
 
     database: Database
     metrics: Metrics
+    tracing: Tracing
     keyring: Keyring
     hints: Hints
     bell: Bell
@@ -159,6 +164,7 @@ def _assemble(stack: AsyncExitStack, settings: Settings, shared: _Shared) -> Run
     return Runtime(
         settings=settings,
         metrics=shared.metrics,
+        tracing=shared.tracing,
         keyring=shared.keyring,
         hints=shared.hints,
         database=database,

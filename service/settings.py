@@ -35,7 +35,7 @@ NUMBERS = {
 """Their type, and what they may be: from, to."""
 WEBHOOKS = "webhooks"
 WORK = (*(lane.value for lane in Traffic), WEBHOOKS)
-_PUBLIC_URL = re.compile(r"https?://([0-9A-Za-z][\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[\w./~%-]*)?", re.ASCII)
+_BARE_URL = re.compile(r"https?://([0-9A-Za-z][\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[\w./~%-]*)?", re.ASCII)
 
 COUNTRIES = SUPPORTED_REGIONS | {"001"}
 """ISO 3166-1 alpha-2, as libphonenumber knows them; "001" for calling codes of no country (satellite, +800)."""
@@ -82,6 +82,9 @@ class Environment:
     Where a worker runs, requests get at most 5 s of it."""
     work: tuple[str, ...] = WORK
     """What this `worker` does, with commas between: lanes of `otp`, `transactional`, `marketing`; `webhooks`."""
+    otlp_endpoint: str | None = None
+    """Where [traces](observability.md#traces) go: an OTLP/HTTP collector, e.g. `http://collector:4318`. Default: there
+    are none."""
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Environment:
@@ -139,7 +142,7 @@ def _parse(name: str, setting: str, value: str) -> str | int | float | Path | tu
         return _number(name, value, *NUMBERS[setting])
     if setting == "work":
         return _work(name, value)
-    if setting == "public_url" and not _PUBLIC_URL.fullmatch(value):
+    if setting in {"public_url", "otlp_endpoint"} and not _BARE_URL.fullmatch(value):
         raise ConfigurationError(
             f"{name} must be like https://sms.example.com or http://10.0.0.7:8080, without a query."
         )

@@ -20,6 +20,7 @@ from service.http import TargetPolicy
 from service.settings import GatewayConfig
 from service.storage.clients import Principal
 from service.storage.messages import NewMessage
+from service.tracing import Tracing
 
 MAX_AHEAD: Final = timedelta(days=35)
 
@@ -57,6 +58,7 @@ class _Content(NamedTuple):
     callback_url: str | None
     send_at: datetime | None
     validity_s: float
+    traceparent: str | None
 
     def to(self, number: str, country: str) -> NewMessage:
         return NewMessage(
@@ -73,6 +75,7 @@ class _Content(NamedTuple):
             callback_url=self.callback_url,
             send_at=self.send_at,
             validity_s=self.validity_s,
+            traceparent=self.traceparent,
         )
 
 
@@ -98,12 +101,13 @@ class Judgement:
 
 
 class Drafter:
-    """Applies the rules of `gateway.yaml` and of the key."""
+    """Applies the rules of `gateway.yaml` and of the key. What it makes belongs to the trace at hand."""
 
-    def __init__(self, config: GatewayConfig, webhook_policy: TargetPolicy) -> None:
+    def __init__(self, config: GatewayConfig, webhook_policy: TargetPolicy, tracing: Tracing) -> None:
         self._senders = config.senders
         self._limits = config.limits
         self._webhook_policy = webhook_policy
+        self._tracing = tracing
         msisdn.numbering_plan()  # built now: the first request should not wait for it
 
     def message(self, body: SendRequest, principal: Principal, now: datetime) -> NewMessage:
@@ -210,6 +214,7 @@ class Drafter:
             callback_url=body.callback_url,
             send_at=_later(body.send_at, now),
             validity_s=_validity_s(body, traffic),
+            traceparent=self._tracing.traceparent,
         )
 
 

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its metrics, its log line, and the last resort for errors."""
+"""What surrounds every request: its id, its span, its metrics, its log line, and the last resort for errors."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from service.api.problems import answer
 from service.api.slots import overloaded
 from service.errors import Problem
 from service.metrics import Metrics
+from service.tracing import NO_SPAN, Span, Tracing
 
 log = logging.getLogger("service.access")
 
@@ -28,6 +29,7 @@ log = logging.getLogger("service.access")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 _NO_ROUTE: Final = "(none)"
+_API: Final = "/v1/"
 _RECEIPTS: Final = "/v1/receipts/"
 MOST_SENDS: Final = 1000
 MOST_RECEIPTS: Final = 500
@@ -54,9 +56,12 @@ class Surround:
     Health and metrics always get in.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, express: Mapping[tuple[str, str], Route]) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, tracing: Tracing, express: Mapping[tuple[str, str], Route]
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
         self._express = express
         self._of_receipts = {method: it for (method, path), it in express.items() if path.startswith(_RECEIPTS)}
         # `labels()` costs more than the counting itself.
@@ -70,7 +75,20 @@ class Surround:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
+        elif self._tracing.on:
+            with self._span(scope) as span:
+                await self._serve(scope, receive, send, span)
+        else:
+            await self._serve(scope, receive, send, NO_SPAN)
+
+    def _span(self, scope: Scope) -> Span:
+        """Probes and scrapes have none. Providers are strangers, who do not decide what is traced."""
+        path: str = scope["path"]
+        if not path.startswith(_API):
+            return NO_SPAN
+        return self._tracing.request(None if path.startswith(_RECEIPTS) else header(scope, b"traceparent"))
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, span: Span) -> None:
         began_s = time.perf_counter()
         given = header(scope, b"x-request-id") or ""
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{os.urandom(12).hex()}"
@@ -102,7 +120,7 @@ class Surround:
                 await _apologize(scope, receive, send_with_id)
         finally:
             door.inside -= 1
-            self._record(scope, status, time.perf_counter() - began_s)
+            self._record(scope, status, time.perf_counter() - began_s, span)
 
     def _express_route(self, scope: Scope) -> Route | None:
         path: str = scope["path"]
@@ -121,9 +139,9 @@ class Surround:
             return self._sends
         if path.startswith(_RECEIPTS):
             return self._receipts
-        return self._others if path.startswith("/v1/") else self._operations
+        return self._others if path.startswith(_API) else self._operations
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, span: Span) -> None:
         route: str = getattr(scope.get("route"), "path", None) or _NO_ROUTE
         method = scope["method"] if scope["method"] in _METHODS else "other"
         key = route, method, status
@@ -139,6 +157,8 @@ class Surround:
         if (problem := scope.get("problem")) is not None:
             line["problem"] = problem
             self._metrics.refused.labels(problem).inc()
+            span.note(problem=problem)
+        span.served(method, route, status)
         logs.info(log, "request", line)
 
 

@@ -34,6 +34,7 @@ class Accept:
     def __init__(self, runtime: Runtime) -> None:
         self._messages = runtime.messages
         self._metrics = runtime.metrics
+        self._tracing = runtime.tracing
         self._accepted = {traffic.value: runtime.metrics.accepted.labels(traffic.value) for traffic in Traffic}
         self._wake = {lane.value: event.set for lane, event in runtime.hints.lanes.items()}
 
@@ -48,6 +49,7 @@ class Accept:
         if isinstance(stored, Earlier):
             assert key is not None  # noqa: S101 - only a key can have an earlier answer
             return await self._answer_of(stored, key)
+        self._tracing.note(message_id=message.id)
         self._accepted[message.traffic].inc()
         self._wake[message.traffic]()
         return Answer(
@@ -96,6 +98,7 @@ class Accept:
                 "This Idempotency-Key was used with another body. Use a new key for a new message.",
             )
         self._metrics.replayed.inc()
+        self._tracing.note(replayed=True)
 
     async def bulk(self, batch: Batch, messages: Sequence[NewMessage], key: Key | None) -> tuple[bytes, bool]:
         """Commit a bulk, all or nothing; returns the answer and whether it is a replay.
@@ -108,6 +111,7 @@ class Accept:
         if earlier is not None:
             assert key is not None  # noqa: S101 - only a key can have an earlier answer
             return await self._bulk_answer_of(earlier, key), True
+        self._tracing.note(batch_id=batch.id)
         traffic = messages[0].traffic
         self._accepted[traffic].inc(len(messages))
         self._wake[traffic]()

@@ -26,6 +26,7 @@ from service.pipeline.submit import Submit, Work, doubtful
 from service.runtime import Runtime
 from service.settings import GatewayConfig
 from service.storage.queue import Claimed, Move, Settlement
+from service.tracing import Span
 
 log = logging.getLogger(__name__)
 
@@ -93,20 +94,29 @@ class Deliver:
             await asyncio.wait([earlier])
             await self._put_back(message, None, 0.0)
             return
+        tracing = self._runtime.tracing
+        with tracing.deliver(message.id, message.traffic.value, message.country, message.traceparent) as span:
+            await self._deliver(message, span)
+
+    async def _deliver(self, message: Claimed, span: Span) -> None:
         try:
             settlement = await self._decide(message, time.monotonic())
             status = await self._runtime.queue.settle(settlement)
-        except LeaseLost:
+        except LeaseLost as error:
+            span.fail(error)
             log.info("a call was not allowed any more", extra={"message_id": show("msg", message.id)})
             await self._put_back(message, None, _LEASE_RETRY_S)  # changes nothing where it is another worker's by now
         except StoreError as error:
             # Recovery finds it: as a stray of this worker, or when the lease has run out.
+            span.fail(error)
             log.warning("store error in delivery", extra={"message_id": show("msg", message.id), "error": str(error)})
-        except Exception:
+        except Exception as error:
+            span.fail(error)
             self._runtime.metrics.worker_errors.labels("deliver").inc()
             log.exception("delivery failed", extra={"message_id": show("msg", message.id)})
             await self._put_back(message, "internal_error", _ERROR_RETRY_S)
         else:
+            span.note(status=status, reason=settlement.reason)
             if status in {"failed", "undelivered"}:
                 self._runtime.metrics.ended.labels(status, settlement.reason or "").inc()
                 self._runtime.hints.webhooks.set()

@@ -23,6 +23,7 @@ class Lookup:
         self._source = runtime.hlr_source
         self._http = runtime.provider_http
         self._metrics = runtime.metrics
+        self._tracing = runtime.tracing
         self._settings = runtime.config.hlr
         self._under_way: dict[str, asyncio.Task[HlrResult | None]] = {}
 
@@ -54,8 +55,11 @@ class Lookup:
         assert self._source is not None  # noqa: S101 - live() checked
         began = time.perf_counter()
         self._metrics.hlr_cost.inc(self._settings.cost)
+        request = self._source.lookup_request(number)
         try:
-            response = await self._http.send(self._source.lookup_request(number), timeout_s=self._settings.timeout_s)
+            with self._tracing.lookup(request, self._settings.provider) as span:
+                response = await self._http.send(request, timeout_s=self._settings.timeout_s)
+                span.answered(response.status_code)
         except HttpError as error:
             self._metrics.hlr.labels("live", "error").inc()
             log.warning("HLR look-up failed", extra={"number": mask(number), "error": str(error)})

@@ -50,6 +50,7 @@ class Notify:
         self._runtime = runtime
         self._outbox = runtime.outbox
         self._metrics = runtime.metrics
+        self._tracing = runtime.tracing
         self._settings = runtime.config.webhooks
         self._lease = lease
         self._wake = runtime.hints.webhooks
@@ -111,6 +112,10 @@ class Notify:
             del self._busy[delivery.target]
 
     async def _deliver(self, delivery: Delivery) -> None:
+        with self._tracing.resume(delivery.traceparent):
+            await self._try(delivery)
+
+    async def _try(self, delivery: Delivery) -> None:
         try:
             response = await self._post(delivery)
         except Exception:
@@ -139,7 +144,9 @@ class Notify:
             return "secret_unreadable"
         began_s = time.monotonic()
         try:
-            response = await self._runtime.webhook_http.send(request, timeout_s=self._settings.timeout_s)
+            with self._tracing.notify(request, delivery.id, delivery.attempts) as span:
+                response = await self._runtime.webhook_http.send(request, timeout_s=self._settings.timeout_s)
+                span.answered(response.status_code)
         except HttpError as error:
             return f"{type(error).__name__}: {error}"[:200]
         self._metrics.webhook_s.observe(time.monotonic() - began_s)

@@ -27,6 +27,7 @@ class Receive:
         self._keyring = runtime.keyring
         self._receipts = runtime.receipts
         self._metrics = runtime.metrics
+        self._tracing = runtime.tracing
         self._hints = runtime.hints
         self._lookup = lookup
         self._health = Health(runtime)
@@ -72,9 +73,15 @@ class Receive:
         return len(receipts)
 
     async def apply(self, news: News) -> None:
-        """Record one receipt, and learn from it when the number is dead."""
+        """Record one receipt, and learn from it."""
+        began_ns = time.time_ns()
         applied = await self._receipts.apply(news)
-        self._metrics.receipts.labels(news.provider, news.status, _result(applied)).inc()
+        result = _result(applied)
+        self._metrics.receipts.labels(news.provider, news.status, result).inc()
+        with self._tracing.receive(applied.traceparent, began_ns, news.provider, news.status, result):
+            await self._learn(news, applied)
+
+    async def _learn(self, news: News, applied: Applied) -> None:
         if applied.fresh:
             place = Place(news.provider, applied.country, applied.traffic)
             self._health.received(place, news.status, news.error_code, applied.age_s)

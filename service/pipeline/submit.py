@@ -92,6 +92,7 @@ class Submit:
         self._keyring = runtime.keyring
         self._http = runtime.provider_http
         self._metrics = runtime.metrics
+        self._tracing = runtime.tracing
         self._base_url = runtime.settings.environment.base_url
         self._otp_repeat_s = runtime.config.deliver.otp_repeat_s
         self._gates = {name: Gate(account, runtime, now) for name, account in runtime.providers.items()}
@@ -240,7 +241,7 @@ class Submit:
         call_s = begun.call_s - (began_s - asked_s)
         if call_s <= 0:
             raise LeaseLost(str(message.id))  # this process stood still: others may have taken over by now
-        outcome = await self._exchange(gate, submission, min(account.settings.timeout_s, call_s))
+        outcome = await self._exchange(gate, submission, attempt_id, min(account.settings.timeout_s, call_s))
         took_s = time.monotonic() - began_s
         self._metrics.submit_s.labels(account.name).observe(took_s)
         self._metrics.submits.labels(account.name, outcomes.name(outcome)).inc()
@@ -251,15 +252,24 @@ class Submit:
             log.error("provider refused", extra={"provider": account.name, "reason": outcome.reason})
         return outcome
 
-    async def _exchange(self, gate: Gate, submission: Submission, timeout_s: float) -> Outcome:
+    async def _exchange(self, gate: Gate, submission: Submission, attempt_id: UUID, timeout_s: float) -> Outcome:
         adapter = gate.account.adapter
-        try:
-            response = await self._http.send(adapter.send_request(submission), timeout_s=timeout_s)
-        except (NotSent, TargetRefused) as error:
-            return Unavailable(str(error))
-        except MaybeSent as error:
-            return Unknown(str(error))
-        return adapter.send_outcome(response)
+        request = adapter.send_request(submission)
+        with self._tracing.submit(request, gate.account.name, attempt_id) as span:
+            outcome: Outcome
+            try:
+                response = await self._http.send(request, timeout_s=timeout_s)
+            except (NotSent, TargetRefused) as error:
+                span.fail(error)
+                outcome = Unavailable(str(error))
+            except MaybeSent as error:
+                span.fail(error)
+                outcome = Unknown(str(error))
+            else:
+                span.answered(response.status_code)
+                outcome = adapter.send_outcome(response)
+            span.note(outcome=outcomes.name(outcome))
+        return outcome
 
 
 def _nobody(work: Work, tour: _Tour) -> Settlement:

@@ -26,12 +26,14 @@ _CROWD: Final = 8
 _SQL = queries("accept")
 _COLUMNS = (
     "id", "client_id", "batch_id", "recipient", "sender", "body", "traffic", "country", "encoding", "segments",
-    "reference", "callback_url", "send_at", "due_at", "expires_at", "created_at",
+    "reference", "callback_url", "send_at", "due_at", "expires_at", "created_at", "traceparent",
 )  # fmt: skip
 
 
 class NewMessage(NamedTuple):
     """A message that passed every check. `send_at` None means now; `validity_s` counts from it.
+
+    `traceparent` is that of its request, None where nothing is traced.
 
     A tuple, because a frozen dataclass of this size costs five times as much to make.
     """
@@ -49,6 +51,7 @@ class NewMessage(NamedTuple):
     callback_url: str | None
     send_at: datetime | None
     validity_s: float
+    traceparent: str | None = None
 
 
 class Key(NamedTuple):
@@ -229,7 +232,7 @@ def _row(message: NewMessage, batch_id: UUID, now: datetime) -> tuple[Any, ...]:
     return (
         message.id, message.client_id, batch_id, message.to, message.sender, message.text, message.traffic,
         message.country, message.encoding, message.segments, message.reference, message.callback_url,
-        due_at, due_at, due_at + timedelta(seconds=message.validity_s), now,
+        due_at, due_at, due_at + timedelta(seconds=message.validity_s), now, message.traceparent,
     )  # fmt: skip
 
 

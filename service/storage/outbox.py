@@ -35,6 +35,7 @@ class Delivery:
     reference: str | None
     batch_id: UUID | None
     segments: int
+    traceparent: str | None
     url: str | None
     secret: bytes = field(repr=False)
     previous_secret: bytes | None = field(repr=False)

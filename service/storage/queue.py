@@ -56,6 +56,7 @@ class Claimed:
     age_s: float
     tried: tuple[Tried, ...]
     known: Known
+    traceparent: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,7 @@ def _claimed(row: Any, worker_id: UUID) -> Claimed:
             for id_, provider, open_, outcome, calls in orjson.loads(row["tried"] or b"[]")
         ),
         known=known(row),
+        traceparent=row["traceparent"],
     )
 
 

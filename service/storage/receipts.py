@@ -44,6 +44,7 @@ class Applied:
     country: str = ""
     traffic: str = ""
     age_s: float = 0.0
+    traceparent: str | None = None
 
 
 class ReceiptStore:
@@ -71,7 +72,7 @@ class ReceiptStore:
             await _keep_orphans(connection, [item for item in items if item not in attempts])
         applied = {
             (row["attempt_id"], row["status"]): Applied(
-                row["recipient"], True, row["became"], row["country"], row["traffic"], row["age_s"]
+                row["recipient"], True, row["became"], row["country"], row["traffic"], row["age_s"], row["traceparent"]
             )
             for row in rows
         }

@@ -19,6 +19,7 @@ from service.api.models import BulkRequest, ProblemReply
 from service.errors import Problem
 from service.metrics import Metrics
 from service.runtime import Runtime
+from service.tracing import Tracing
 from tests.api.client import NUMBER, GatewayClient, body, bulk_body, problem
 from tests.gateway import make_key
 
@@ -30,7 +31,7 @@ class Crowded:
         self.go = asyncio.Event()
         self.inside = 0
         self._came = asyncio.Condition()
-        self.app = Surround(self._answer, Metrics(), {})
+        self.app = Surround(self._answer, Metrics(), Tracing(), {})
 
     async def _answer(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         async with self._came:

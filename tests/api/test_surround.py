@@ -18,6 +18,7 @@ from service.app import create_worker_app
 from service.logs import JsonFormatter
 from service.metrics import Metrics
 from service.runtime import Runtime
+from service.tracing import Tracing
 from tests.api.client import NUMBER, GatewayClient, body, problem
 from tests.gateway import serve
 
@@ -165,7 +166,7 @@ async def failing() -> AsyncIterator[httpx.AsyncClient]:
 
         return StreamingResponse(parts())
 
-    app.add_middleware(Surround, metrics=Metrics(), express={})
+    app.add_middleware(Surround, metrics=Metrics(), tracing=Tracing(), express={})
     async with serve(app) as url, httpx.AsyncClient(base_url=url) as http:
         yield http
 

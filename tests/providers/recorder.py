@@ -28,6 +28,7 @@ class Recorder:
         self.json: Any = {}
         self.silent = False
         self.breaks = False
+        self._arrived = asyncio.Condition()
         self._runner = web.ServerRunner(
             web.Server(self._answer, access_log=None, handler_cancellation=True), shutdown_timeout=0.1
         )
@@ -44,9 +45,17 @@ class Recorder:
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
 
+    async def wait_for(self, n: int, timeout_s: float = 60) -> None:
+        """Until there are at least `n` requests."""
+        async with asyncio.timeout(timeout_s), self._arrived:
+            await self._arrived.wait_for(lambda: len(self.requests) >= n)
+
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.requests.append(Recorded(request.method, request.raw_path, headers, await request.read()))
+        recorded = Recorded(request.method, request.raw_path, headers, await request.read())
+        async with self._arrived:
+            self.requests.append(recorded)
+            self._arrived.notify_all()
         if self.silent:
             await asyncio.Event().wait()
         if not self.breaks:

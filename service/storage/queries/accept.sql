@@ -7,7 +7,7 @@ WITH input AS (
     SELECT (m->>0)::uuid AS id, (m->>1)::uuid AS client_id, m->>2 AS recipient, m->>3 AS sender, m->>4 AS body,
            m->>5 AS traffic, m->>6 AS country, m->>7 AS encoding, (m->>8)::smallint AS segments, m->>9 AS reference,
            m->>10 AS callback_url, (m->>11)::timestamptz AS send_at, (m->>12)::float8 AS validity_s,
-           m->>13 AS key, decode(m->>14, 'hex') AS body_hmac
+           m->>13 AS traceparent, m->>14 AS key, decode(m->>15, 'hex') AS body_hmac
     FROM jsonb_array_elements($1::jsonb) AS i (m)
 ), claimed AS (
     INSERT INTO idempotency_keys AS k (client_id, endpoint, key, body_hmac, subject_id, expires_at)
@@ -21,9 +21,9 @@ WITH input AS (
     RETURNING k.subject_id
 )
 INSERT INTO messages (id, client_id, recipient, sender, body, traffic, country, encoding, segments, reference,
-                      callback_url, send_at, due_at, expires_at)
+                      callback_url, traceparent, send_at, due_at, expires_at)
 SELECT id, client_id, recipient, sender, body, traffic, country, encoding, segments, reference, callback_url,
-       greatest(send_at, now()), greatest(send_at, now()),
+       traceparent, greatest(send_at, now()), greatest(send_at, now()),
        greatest(send_at, now()) + make_interval(secs => validity_s)
 FROM input
 WHERE key IS NULL OR id IN (SELECT subject_id FROM claimed)

@@ -32,7 +32,7 @@ WITH candidates AS (
     FROM locked
     WHERE m.id = locked.id AND locked.due_at <= now() AND locked.status IN ('queued', 'sending')
     RETURNING m.id, m.client_id, m.recipient, m.sender, m.body, m.traffic, m.country, m.segments, m.encoding,
-              m.created_at, locked.due_at, m.expires_at, m.send_at
+              m.created_at, locked.due_at, m.expires_at, m.send_at, m.traceparent
 )
 SELECT c.*,
        extract(epoch FROM c.expires_at - now())::float8 AS remaining_s,

@@ -44,7 +44,7 @@ WITH RECURSIVE targets AS (
     RETURNING d.*
 )
 SELECT c.id, c.target, c.status, c.reason, c.error_code, c.event_at, c.attempts, c.endpoint_id,
-       m.id AS message_id, m.recipient, m.sender, m.reference, m.batch_id, m.segments,
+       m.id AS message_id, m.recipient, m.sender, m.reference, m.batch_id, m.segments, m.traceparent,
        coalesce(e.url, m.callback_url) AS url,
        coalesce(e.secret, k.webhook_secret) AS secret,
        CASE WHEN e.previous_secret_until > now() THEN e.previous_secret END AS previous_secret,

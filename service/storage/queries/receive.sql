@@ -85,7 +85,7 @@ WITH input AS (
      AND (e.events IS NULL OR 'message.' || m.status = ANY (e.events))
     WHERE m.ended_at IS NOT NULL AND (m.callback_url IS NOT NULL OR e.id IS NOT NULL)
 )
-SELECT f.attempt_id, f.status, m.recipient, moved.status AS became, m.country, m.traffic,
+SELECT f.attempt_id, f.status, m.recipient, moved.status AS became, m.country, m.traffic, m.traceparent,
        extract(epoch FROM now() - a.started_at)::float8 AS age_s
 FROM fresh AS f
 JOIN attempts AS a ON a.id = f.attempt_id
