@@ -257,13 +257,13 @@ def _provider(endpoint: str) -> TracerProvider:
             "SMS_GATEWAY_OTLP_ENDPOINT needs the extra `otel`: pip install 'sms-gateway[otel]'. The image has it."
         ) from error
     ours = Resource({"service.name": "sms-gateway", "service.version": __version__})
-    resource = Resource.create(ours.merge(OTELResourceDetector().detect()).attributes)
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     try:
+        resource = Resource.create(ours.merge(OTELResourceDetector().detect()).attributes)
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
         provider.add_span_processor(BatchSpanProcessor(exporter))
-    except (ValueError, OSError) as error:
-        raise ConfigurationError(f"Traces: an OTEL_ variable has a value that cannot be ({error}).") from error
+    except ValueError as error:
+        raise ConfigurationError(f"Traces: an OTEL_ variable has a value that cannot be: {error}") from error
     return provider
 
 

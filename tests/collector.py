@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -71,10 +70,7 @@ class Collector:
     async def _receive(self, request: web.BaseRequest) -> web.Response:
         if (request.method, request.path) != ("POST", "/v1/traces"):
             return web.Response(status=404)
-        body = await request.read()
-        if request.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        export = ExportTraceServiceRequest.FromString(body)
+        export = ExportTraceServiceRequest.FromString(await request.read())
         async with self._arrived:
             self.said.append(f"{dict(request.headers)} {export}")
             for of_resource in export.resource_spans:

@@ -34,7 +34,7 @@ providers:
 senders:
   MyApp: {{traffic: transactional}}
 routes:
-  - {{providers: [acme], hlr: {hlr}}}
+  - {{providers: [acme], hlr: "{hlr}"}}
 hlr: {{provider: acme}}
 webhooks: {{allow_loopback: true}}
 deliver: {{poll_s: 0.02}}
@@ -378,6 +378,7 @@ async def test_the_variables_of_opentelemetry_are_honoured(
     [resource] = {tuple(sorted(resource.items())) for resource in collector.resources}
     assert {"service.name": "texts", "deployment.environment.name": "staging"}.items() <= dict(resource).items()
     assert "'x-tenant': 'shop'" in collector.said[0]
+    assert "'Content-Encoding': 'gzip'" in collector.said[0]
 
 
 async def test_the_switch_of_the_sdk_turns_it_off(
@@ -398,7 +399,7 @@ async def test_without_the_extra_it_says_what_to_install(dsn: str, monkeypatch: 
 
 
 async def test_a_variable_that_cannot_be_is_named_at_the_start(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "soon")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
     with pytest.raises(ConfigurationError, match="an OTEL_ variable has a value that cannot be"):
         async with traced(dsn, "http://127.0.0.1:4318"):
             pass
