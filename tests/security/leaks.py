@@ -16,6 +16,7 @@ import httpx
 from service.simulator import Simulator, SimulatorSettings
 from service.storage.embedded import EmbeddedPostgres
 from tests.cli.running import Running, free_ports, running, sms_gateway
+from tests.collector import Collector
 from tests.listener import Listener
 
 TALKATIVE = {"log_statement": "all", "log_min_duration_statement": "0", "log_connections": "on"}
@@ -69,9 +70,12 @@ class Spoken:
 class Scene:
     """`serve` and `worker` as processes, on a PostgreSQL that logs all it does, with two simulated providers."""
 
-    def __init__(self, folder: Path, dsn: str, listener: Listener, simulators: list[Simulator]) -> None:
+    def __init__(
+        self, folder: Path, dsn: str, listener: Listener, collector: Collector, simulators: list[Simulator]
+    ) -> None:
         self.spoken = Spoken()
         self.folder, self.dsn, self.listener, self.simulators = folder, dsn, listener, simulators
+        self.collector = collector
         self.port = free_ports()
         self.secret_key, self.signing = secret(), simulators[0].settings.webhook_secret
         self._logs: list[Running] = []
@@ -100,6 +104,7 @@ class Scene:
             "SMS_GATEWAY_SECRET_KEY_FILE": self.folder / "secret-key",
             "SMS_GATEWAY_PUBLIC_URL": f"http://127.0.0.1:{self.port}",
             "SMS_GATEWAY_LOG_LEVEL": "DEBUG",
+            "SMS_GATEWAY_OTLP_ENDPOINT": self.collector.url,
         }
 
     def start(self, stack: AsyncExitStack, command: str, port: int) -> Running:
@@ -142,7 +147,8 @@ class Scene:
             self.spoken.outputs[f"environment of {process.pid}"] = str(process.environ())
 
     def collect(self) -> Spoken:
-        """Everything said, logs included."""
+        """Everything said, logs and traces included."""
+        self.spoken.outputs["traces"] = "\n".join(self.collector.said)
         self.spoken.outputs["log of service"] = "".join({process.log() for process in self._logs})
         self.spoken.outputs["log of PostgreSQL"] = (self.folder / "data" / "pg.log").read_text(errors="replace")
         return self.spoken
@@ -173,6 +179,7 @@ async def a_scene(folder: Path, postgres_settings: Mapping[str, str]) -> AsyncIt
         ]
         listener = await stack.enter_async_context(Listener())
         admin = await stack.enter_async_context(EmbeddedPostgres(folder / "data", settings=postgres_settings))
-        scene = Scene(folder, await _with_role(admin), listener, simulators)
+        collector = await stack.enter_async_context(Collector())
+        scene = Scene(folder, await _with_role(admin), listener, collector, simulators)
         stack.push_async_callback(scene.http.aclose)
         yield scene

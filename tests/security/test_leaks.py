@@ -23,6 +23,13 @@ TROUBLE = {
 """What shows that it was really there, and was told of."""
 
 
+SPANS = {
+    "POST /v1/send", "POST /v1/send/bulk", "GET /v1/hlr/{number}", "POST /v1/receipts/{account}/{token}", "deliver",
+    "lookup", "submit", "receive", "notify",
+}  # fmt: skip
+"""What was traced meanwhile."""
+
+
 class Journey:
     """Everything that a client can do, and everything that can go wrong with it."""
 
@@ -109,6 +116,7 @@ class Journey:
         for name, value in (
             ("Authorization", f"Bearer {key}"), ("Authorization", f"Basic {key}"), ("X-Request-Id", number),
             ("Idempotency-Key", f"{number} {key}"), ("User-Agent", f"{number} {key}"), ("Cookie", key),
+            ("traceparent", f"00-{key}-{number}"), ("tracestate", f"shop={key}"), ("baggage", f"to={number}"),
         ):  # fmt: skip
             await self._http.post("/v1/send", json={"to": "1"}, headers={name: value})
         for method, path in (
@@ -205,6 +213,7 @@ async def test_nothing_says_what_nobody_may_know(tmp_path: Path) -> None:
     assert spoken.found() == []
     logs = "\n".join(text for where, text in spoken.outputs.items() if where.startswith("log of"))
     assert {trouble for trouble in TROUBLE if trouble not in logs} == set()
+    assert {span for span in SPANS if f'name: "{span}"' not in spoken.outputs["traces"]} == set()
     assert len(spoken.forbidden) > 100
     for line in (
         line for where, text in spoken.outputs.items() if where == "log of service" for line in text.splitlines()
