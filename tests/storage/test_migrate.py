@@ -4,7 +4,8 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from service.domain.ids import new_attempt_id, new_id, smallest_at
 from service.errors import ConfigurationError
 from service.storage.database import Database
+from service.storage.messages import MessageStore
 from service.storage.migrate import migrate
 from service.storage.schema import newest_version
+from tests import rows
 from tests.postgres import create_database, drop_database
 
 LOCK = 0x534D5347  # what migrations/env.py locks
@@ -87,6 +90,25 @@ async def test_the_database_reckons_the_bounds_of_ids_as_we_do(empty_dsn: str, a
     assert row["first"] <= new_attempt_id(message_id) <= row["last"]
     assert row["last"].int - row["first"].int == 2**32 - 1
     assert (row["earliest"].int, row["latest"].int >> 80) == (0, 2**48 - 1)
+    await database.close()
+
+
+async def test_what_a_later_version_added_is_in_every_partition_and_moves_into_one_that_is_made(empty_dsn: str) -> None:
+    await asyncio.to_thread(migrate, empty_dsn)
+    database = await Database.open(empty_dsn, connections=1)
+    traceparent = f"00-{'a' * 32}-{'b' * 16}-01"
+    far = UUID(int=smallest_at(datetime(2098, 5, 1, tzinfo=UTC)).int + 1)
+    message = rows.a_message(await rows.a_client(database), id=far, traceparent=traceparent)
+    await MessageStore(database, keep_keys=timedelta(hours=1)).add(message, None)
+    found = "SELECT tableoid::regclass::text AS partition, traceparent FROM messages"
+    assert [tuple(row) for row in await database.fetch(found)] == [("messages_default", traceparent)]
+    await database.execute("SELECT make_partition('messages', '2098-05-01')")
+    assert [tuple(row) for row in await database.fetch(found)] == [("messages_2098_05", traceparent)]
+    lacking = await database.fetch(
+        "SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'messages'::regclass AND NOT EXISTS"
+        " (SELECT FROM pg_attribute WHERE attrelid = inhrelid AND attname = 'traceparent')"
+    )
+    assert lacking == []
     await database.close()
 
 
