@@ -205,15 +205,15 @@ class Tracing:
 
     def submit(self, request: httpx.Request, provider: str, attempt_id: UUID) -> Span:
         """A message's call to its provider; the request carries the trace on."""
-        return self._call("submit", request, request.url.host, provider=provider, attempt_id=attempt_id)
+        return self._call("submit", request, provider=provider, attempt_id=attempt_id)
 
     def lookup(self, request: httpx.Request, provider: str | None) -> Span:
         """A look-up of a number; the request carries the trace on."""
-        return self._call("lookup", request, request.url.host, provider=provider)
+        return self._call("lookup", request, provider=provider)
 
     def notify(self, request: httpx.Request, webhook_id: UUID, attempt: int) -> Span:
-        """A webhook's call, its `attempt` counted from 1; the request carries the trace on. Its host is not told."""
-        return self._call("notify", request, None, webhook_id=webhook_id, tries=attempt - 1 or None)
+        """A webhook's call, its `attempt` counted from 1; the request carries the trace on."""
+        return self._call("notify", request, webhook_id=webhook_id, tries=attempt - 1 or None)
 
     def receive(self, traceparent: str | None, began_ns: int, provider: str, receipt: str, result: str) -> Span:
         """What a receipt did, begun at `began_ns` since 1970: in its message's trace, with a link to its request."""
@@ -229,12 +229,12 @@ class Tracing:
         )
         return _Live(span)
 
-    def _call(self, name: str, request: httpx.Request, host: str | None, **said: _Value) -> Span:
+    def _call(self, name: str, request: httpx.Request, **said: _Value) -> Span:
         if self._tracer is None:
             return NO_SPAN
         attributes = {"http.request.method": request.method, **_attributes(said)}
-        if host is not None:
-            attributes["server.address"] = host
+        if "provider" in said:  # a webhook's host is its caller's word
+            attributes["server.address"] = request.url.host
         span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
         if (traceparent := _carried(span)) is not None:
             request.headers[_TRACEPARENT] = traceparent
