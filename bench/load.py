@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to send where.
+    """What to send where: a GET where its body is empty.
 
     `body` and `headers` may hold `{n}`, which becomes a number that no other request has, and `body` also `{to}`,
     one of 1,000 subscribers in turn. `rate`: how many a second at most; None: as many as are answered.
@@ -48,7 +48,7 @@ def subscriber(number: int) -> str:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection with one request on its way. Answers must carry Content-Length."""
+    """One connection with one request on its way."""
 
     def __init__(self, load: _Load) -> None:
         self._load = load
@@ -78,10 +78,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         head, found, rest = self._buffer.partition(b"\r\n\r\n")
-        if not found:
-            return
-        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        if len(rest) < length:
+        if not found or not _is_whole(head.lower(), rest):
             return
         self._buffer = b""
         self._load.answered(head[9:12].decode(), time.perf_counter() - self._began_s)
@@ -91,12 +88,21 @@ class _Connection(asyncio.Protocol):
         self._load.closed()
 
 
+def _is_whole(head: bytes, body: bytes) -> bool:
+    if b"content-length:" in head:
+        return len(body) >= int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+    return body.endswith(b"0\r\n\r\n")  # the last chunk
+
+
 class _Load:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         target = urlsplit(plan.url)
         self.host, self.port = target.hostname or "", target.port or 80
-        lines = [f"POST {target.path} HTTP/1.1", f"Host: {target.netloc}", "Content-Type: application/json"]
+        path = target.path + (f"?{target.query}" if target.query else "")
+        lines = [f"{'POST' if plan.body else 'GET'} {path} HTTP/1.1", f"Host: {target.netloc}"]
+        if plan.body:
+            lines.append("Content-Type: application/json")
         self._head = "\r\n".join([*lines, *(f"{name}: {value}" for name, value in plan.headers.items())])
         self._numbers = count(time.time_ns())
         self._open = plan.connections
