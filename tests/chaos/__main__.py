@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.chaos.failover import FAILOVER_CONFIG, failover
-from tests.chaos.rounds import LOAD_S, Plot, Report, Theatre, a_theatre, at_random, dealt, play
+from tests.chaos.rounds import Plot, Report, Theatre, a_theatre, play, play_dealt
 from tests.chaos.sabotage import SABOTAGES, provoked
 from tests.chaos.stage import make_cluster
 
@@ -27,7 +27,7 @@ async def rounds(folder: Path, number: int, seed: int, sabotage: str | None) -> 
     say(_ROW.format("seed", "messages", "kills", "lost", "doubled", "missed", "undrained", "other"))
     async with _theatre(folder, sabotage) as (theatre, plot):
         for seed_of_round in range(seed, seed + number):
-            report = await play(theatre, seed_of_round, plot or at_random(dealt(seed_of_round), LOAD_S))
+            report = await (play(theatre, seed_of_round, plot) if plot else play_dealt(theatre, seed_of_round))
             reports.append(report)
             found = report.findings
             counts = [len(kind) for kind in (found.lost, found.doubled, found.missed, found.undrained, found.other)]

@@ -11,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from tests.chaos.config import CONFIG, edited
 from tests.chaos.rounds import Report, Theatre, play
 from tests.chaos.scene import Scene
-from tests.chaos.stage import CONFIG, Stage, edited
+from tests.chaos.stage import Stage
 
 FAILOVER_CONFIG: Final = edited(
     CONFIG,

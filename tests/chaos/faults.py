@@ -62,8 +62,9 @@ async def stop_worker(scene: Scene) -> None:
 
 
 async def shift_clocks(scene: Scene) -> None:
-    """One server is an hour ahead from now on and one worker an hour behind, or the other way round."""
+    """One server is an hour ahead for the rest of the round and one worker an hour behind, or the other way round."""
     hours = scene.rng.choice([3600, -3600])
+    scene.clocks_shifted = True
     for command, seconds in (
         (scene.rng.choice(scene.stage.serves), hours),
         (scene.rng.choice(scene.stage.workers), -hours),

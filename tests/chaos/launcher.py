@@ -8,6 +8,8 @@ to show that the suite notices:
 - `ack-before-commit`: a send is answered before it is stored.
 - `no-lease`: a worker calls a provider without asking whether the message is still its own.
 - `no-drain`: what is under way at SIGTERM gets no time to end.
+- `early-fail`: what no provider takes at once is given up, under one pretext or another, or held for no reason.
+- `resend`: what a provider without idempotency keys may have goes to the next provider, whatever it is.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.sabotage:
         SABOTAGES[options.sabotage]()
     from service.cli import main as command_line  # noqa: PLC0415 - see above
+    from tests.chaos import keyless  # noqa: PLC0415 - see above
+
+    keyless.make_known()
 
     sys.argv = ["sms-gateway", *options.command]
     command_line()
@@ -101,7 +106,37 @@ def _no_drain() -> None:
     os.environ["SMS_GATEWAY_DRAIN_S"] = "0"
 
 
-SABOTAGES: Final = {"ack-before-commit": _ack_before_commit, "no-lease": _no_lease, "no-drain": _no_drain}
+def _early_fail() -> None:
+    from service.domain.message import Traffic  # noqa: PLC0415 - only where it is wanted
+    from service.pipeline import submit  # noqa: PLC0415
+    from service.storage.queue import Move, Settlement  # noqa: PLC0415
+
+    ends = {
+        Traffic.OTP: (Move.FAIL, "expired"),
+        Traffic.TRANSACTIONAL: (Move.FAIL, "refused_by_providers"),
+        Traffic.MARKETING: (Move.HOLD, "no_provider_available"),
+    }
+
+    def nobody(work: submit.Work, _: object) -> Settlement:
+        return work.settle(*ends[work.message.traffic])
+
+    vars(submit)["_nobody"] = nobody
+
+
+def _resend() -> None:
+    from service.domain import routing  # noqa: PLC0415 - only where it is wanted
+
+    route: Any = routing.Route
+    route.resends = lambda *_: True
+
+
+SABOTAGES: Final = {
+    "ack-before-commit": _ack_before_commit,
+    "no-lease": _no_lease,
+    "no-drain": _no_drain,
+    "early-fail": _early_fail,
+    "resend": _resend,
+}
 
 if __name__ == "__main__":
     main()

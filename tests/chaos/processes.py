@@ -73,6 +73,8 @@ class Command:
         self._other_code = other_code
         self._process: Process | Born | None = None
         self._told_to_end = False
+        self.shifted = False
+        """Whether its clock is wrong."""
 
     @property
     def died(self) -> bool:
@@ -93,8 +95,9 @@ class Command:
         if self.running:
             return
         self._told_to_end = False
+        self.shifted = "--clock" in self.launch
         # A clock is shifted before anything of the service is imported.
-        if self._other_code or "--clock" in self.launch:
+        if self._other_code or self.shifted:
             self._process = await self._from_the_start()
         else:
             self._process = await give_birth((*self.launch, *self._arguments), self._environment, self.log)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -14,12 +14,11 @@ import asyncpg
 from service.domain.ids import read, show
 from service.simulator.number_table import behaviour_of
 from tests.chaos.clients import Clients, Record
+from tests.chaos.fates import Case, complaint, valid_until
 from tests.chaos.stage import LedgerSend, Stage
 from tests.listener import Listener
 
 ENDED: Final = frozenset({"delivered", "undelivered", "failed", "cancelled"})
-_ENOUGH: Final = timedelta(seconds=20)
-"""A message whose validity goes on for so long after everything is well again must go out."""
 
 _ATTEMPTS: Final = """
 SELECT a.*, (
@@ -49,10 +48,19 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """All that is on record of a round. `healthy_at`: since then no fault was on, by the database's clock."""
+class Weather:
+    """When a round began and since when no fault was on, by the database's clock; whether all clocks went right."""
 
-    records: Sequence[Record]
+    began_at: datetime
+    healthy_at: datetime
+    clocks_right: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is on record of a round. `keyless`: see `Case`."""
+
+    records: Mapping[str, Record]
     messages: Mapping[UUID, asyncpg.Record]
     attempts: Mapping[UUID, Sequence[asyncpg.Record]]
     deliveries: Mapping[UUID, Sequence[asyncpg.Record]]
@@ -61,23 +69,22 @@ class Evidence:
     strange_sends: Sequence[str]
     received: frozenset[str]
     """The webhook ids that the listeners were given."""
-    healthy_at: datetime
+    weather: Weather
+    keyless: frozenset[str]
 
 
-async def gather(
-    stage: Stage, clients: Clients, began_at: datetime, healthy_at: datetime, listeners: Iterable[Listener]
-) -> Evidence:
+async def gather(stage: Stage, clients: Clients, weather: Weather, listeners: Iterable[Listener]) -> Evidence:
     """Read it, once all is quiet."""
     async with stage.connection() as connection:
-        known = {row["id"] for row in await connection.fetch("SELECT id FROM messages")}
+        known = await connection.fetch("SELECT id, recipient FROM messages")
         messages = await connection.fetch("SELECT * FROM messages WHERE starts_with(reference, $1)", clients.prefix)
         ids = [message["id"] for message in messages]
         attempts = await connection.fetch(_ATTEMPTS, ids)
         deliveries = await connection.fetch("SELECT * FROM webhook_deliveries WHERE message_id = ANY ($1)", ids)
         endpoints = await connection.fetch("SELECT * FROM webhook_endpoints")
-    sends, strange = _sends(stage, known, began_at)
+    sends, strange = _sends(stage, {row["recipient"]: row["id"] for row in known}, weather.began_at)
     return Evidence(
-        records=clients.records,
+        records={record.name: record for record in clients.records},
         messages={message["id"]: message for message in messages},
         attempts=_by_message(attempts),
         deliveries=_by_message(deliveries),
@@ -85,7 +92,8 @@ async def gather(
         sends=sends,
         strange_sends=strange,
         received=frozenset(one.headers["webhook-id"] for listener in listeners for one in listener.received),
-        healthy_at=healthy_at,
+        weather=weather,
+        keyless=stage.keyless,
     )
 
 
@@ -97,18 +105,22 @@ def _by_message(rows: Iterable[asyncpg.Record]) -> Mapping[UUID, Sequence[asyncp
 
 
 def _sends(
-    stage: Stage, known: set[UUID], began_at: datetime
+    stage: Stage, known: Mapping[str, UUID], began_at: datetime
 ) -> tuple[Mapping[UUID, Sequence[tuple[str, LedgerSend]]], list[str]]:
-    """What the providers accepted, by our message (it is in the key); and what of this round nobody knows."""
+    """What the providers accepted, by our message; and what of this round nobody knows.
+
+    The message is in the key. Without one the recipient tells, for each message has one of its own (`known`).
+    """
     found: dict[UUID, list[tuple[str, LedgerSend]]] = defaultdict(list)
+    strange: list[str] = []
+    ids = set(known.values())
     for provider in stage.providers:
         for send in provider.ledger():
-            found[UUID(send.key.partition(":")[0])].append((provider.name, send))
-    strange = [
-        f"{show('msg', id_)} was sent, and is not in the database"
-        for id_, sends in found.items()
-        if id_ not in known and sends[0][1].at >= began_at
-    ]
+            id_ = UUID(send.key.partition(":")[0]) if send.key else known.get(send.to)
+            if id_ in ids:
+                found[id_].append((provider.name, send))
+            elif send.at >= began_at:
+                strange.append(f"{send.key or send.to} was sent, and is not in the database")
     return found, strange
 
 
@@ -116,12 +128,13 @@ def reconcile(evidence: Evidence) -> Findings:
     """Everything that is not as promised."""
     findings = Findings()
     findings.lost += evidence.strange_sends
-    for record in evidence.records:
+    for record in evidence.records.values():
         _check_answers(record, evidence, findings)
     by_name: Counter[tuple[str, str]] = Counter()
+    sent_at = _sent_at(evidence)
     for message in evidence.messages.values():
         by_name[message["reference"], message["recipient"]] += 1
-        _check_end(message, evidence, findings)
+        _check_end(message, evidence, sent_at[message["traffic"]], findings)
         _check_sends(message, evidence, findings)
         _check_webhooks(message, evidence, findings)
     for (name, to), number in by_name.items():
@@ -148,36 +161,70 @@ def _check_answers(record: Record, evidence: Evidence, findings: Findings) -> No
             findings.other.append(f"{show('msg', message['id'])} was cancelled, and yet is {message['status']} or sent")
 
 
-def _check_end(message: asyncpg.Record, evidence: Evidence, findings: Findings) -> None:
+Sent = Sequence[tuple[datetime, datetime]]
+"""When messages were accepted, each with the time at which a provider took it first."""
+
+
+def _sent_at(evidence: Evidence) -> Mapping[str, Sent]:
+    """By traffic."""
+    found: dict[str, list[tuple[datetime, datetime]]] = defaultdict(list)
+    for id_, message in evidence.messages.items():
+        if sends := evidence.sends.get(id_):
+            found[message["traffic"]].append((message["created_at"], min(send.at for _, send in sends)))
+    return found
+
+
+def _check_end(message: asyncpg.Record, evidence: Evidence, sent_at: Sent, findings: Findings) -> None:
     name, status, reason = show("msg", message["id"]), message["status"], message["reason"]
     if status not in ENDED:
         findings.undrained.append(f"{name} is still {status} ({reason})")
         return
-    sends = evidence.sends.get(message["id"], ())
+    case = _case(message, evidence, sent_at)
+    if sentence := complaint(case):
+        findings.lost.append(f"{name} ({message['traffic']}) is {status} ({reason}), {sentence}")
     expected = behaviour_of(message["recipient"]).receipt
-    attempts = evidence.attempts.get(message["id"], ())
-    received_at = min((a["received_at"] for a in attempts if a["received_at"] is not None), default=None)
+    received_at = min((a["received_at"] for a in case.attempts if a["received_at"] is not None), default=None)
     # Where another provider may have it too a bad receipt does not end it, nor does one that comes after the end.
     in_time = received_at is None or received_at <= message["ended_at"]
-    in_doubt = any(a["open"] or a["outcome"] == "unknown" for a in attempts)
+    in_doubt = any(a["open"] or a["outcome"] == "unknown" for a in case.attempts)
     counts = expected == "delivered" or (in_time and not in_doubt)
-    if expected is not None and status != expected and counts and any(send.receipt_taken for _, send in sends):
+    if expected is not None and status != expected and counts and any(send.receipt_taken for _, send in case.sends):
         findings.lost.append(f"{name} is {status} ({reason}): its receipt {expected} was taken, and came to nothing")
-    if reason == "expired" and message["expires_at"] > evidence.healthy_at + _ENOUGH:
-        findings.lost.append(f"{name} expired, although nothing stood in its way for {_ENOUGH}")
+    if case.clocks_right and any(send.receipt_done and not send.receipt_taken for _, send in case.sends):
+        findings.other.append(f"{name}: its genuine receipt was refused until its provider gave up")
+
+
+def _case(message: asyncpg.Record, evidence: Evidence, sent_at: Sent) -> Case:
+    record = evidence.records[message["reference"]]
+    overtaken: list[datetime] = []
+    if message["reason"] == "expired":
+        until = valid_until(message, record)
+        overtaken = [at for created_at, at in sent_at if created_at > message["send_at"] and at < until]
+    return Case(
+        message=message,
+        record=record,
+        attempts=evidence.attempts.get(message["id"], ()),
+        sends=evidence.sends.get(message["id"], ()),
+        healthy_at=evidence.weather.healthy_at,
+        overtaken_at=max(overtaken, default=None),
+        keyless=evidence.keyless,
+        clocks_right=evidence.weather.clocks_right,
+    )
 
 
 def _check_sends(message: asyncpg.Record, evidence: Evidence, findings: Findings) -> None:
+    """A send without a key counts by itself: to one provider two of them are never meant."""
     name, sends = show("msg", message["id"]), evidence.sends.get(message["id"], ())
-    keys = Counter(send.key for _, send in sends)
-    for key, number in keys.items():
+    keys = Counter((provider, send.key) for provider, send in sends)
+    for (provider, key), number in keys.items():
         if number > 1:
-            findings.doubled.append(f"{name}: the provider counted {key} {number} times")
+            findings.doubled.append(f"{name}: {provider} counted {key or 'sends without a key'} {number} times")
     if len(keys) > 1 and not _excused(message, evidence):
         found = ", ".join(
             f"{a['provider']} {a['outcome']} ({a['reason']})" for a in evidence.attempts.get(message["id"], ())
         )
-        findings.doubled.append(f"{name} ({message['traffic']}) was accepted under {sorted(keys)}: {found}")
+        accepted = sorted(f"{provider} {key}" for provider, key in keys)
+        findings.doubled.append(f"{name} ({message['traffic']}) was accepted under {accepted}: {found}")
 
 
 def _excused(message: asyncpg.Record, evidence: Evidence) -> bool:

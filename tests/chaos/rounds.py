@@ -15,11 +15,12 @@ from typing import Any, Final
 import asyncpg
 
 from tests.chaos.clients import Clients, arm_poison, chance
+from tests.chaos.config import CONFIG, config_of
 from tests.chaos.endings import arm_witness
 from tests.chaos.faults import FAULTS
-from tests.chaos.reconcile import Findings, gather, reconcile
+from tests.chaos.reconcile import Findings, Weather, gather, reconcile
 from tests.chaos.scene import Scene
-from tests.chaos.stage import CONFIG, Stage, a_stage
+from tests.chaos.stage import Stage, a_stage
 from tests.listener import Listener
 
 RATE: Final = 70.0
@@ -118,6 +119,12 @@ def dealt(seed: int) -> list[str]:
     return chance(seed).sample(sorted(FAULTS), _FAULTS_A_ROUND)
 
 
+async def play_dealt(theatre: Theatre, seed: int) -> Report:
+    """The round with this seed: its providers, its faults, its instants."""
+    await theatre.stage.change(config_of(seed))
+    return await play(theatre, seed, at_random(dealt(seed), LOAD_S))
+
+
 async def play(
     theatre: Theatre,
     seed: int,
@@ -140,10 +147,10 @@ async def play(
                 load.cancel()
         died = [f"{command.name} ended by itself" for command in stage.commands if command.died]
         await recover(stage)
-        healthy_at = await _now(stage)
+        weather = Weather(began_at, await _now(stage), clocks_right=not scene.clocks_shifted)
         await clients.finish(20)
     await drain(stage, drained_within_s)
-    evidence = await gather(stage, clients, began_at, healthy_at, theatre.listeners)
+    evidence = await gather(stage, clients, weather, theatre.listeners)
     findings = reconcile(evidence)
     findings.other += scene.complaints + died
     messages = sum(len(ids) for record in clients.records for ids in record.to_ids.values())
@@ -156,7 +163,8 @@ async def _now(stage: Stage) -> datetime:
 
 
 async def recover(stage: Stage) -> None:
-    """All faults off, everything up."""
+    """All faults off, everything up, every clock right."""
+    await asyncio.gather(*(command.kill() for command in stage.commands if command.shifted))
     await stage.start()
     await asyncio.gather(*(provider.fault("none") for provider in stage.providers))
 
@@ -190,14 +198,15 @@ _SOON: Final = (
         "UPDATE messages SET due_at = now()"
         " WHERE status IN ('queued', 'sending') AND due_at > now() AND due_at <= expires_at"
     ),
-    # The ten tries are meant for three days, so a wait that is cut short uses up none.
-    "UPDATE webhook_deliveries SET due_at = now(), attempts = 0 WHERE due_at > now()",
-    "DELETE FROM webhook_targets",
+    # Waits are cut short, tries are not forgiven: a webhook that has used up its ten by now was called in vain.
+    "UPDATE webhook_deliveries SET due_at = now() WHERE due_at > now()",
+    "UPDATE webhook_targets SET blocked_until = now() WHERE blocked_until > now()",
 )
 _AN_HOUR_LATER: Final = (
     (
+        # Only what is held (see above), which is judged by both. What a client asked for is still in its record.
         "UPDATE messages SET expires_at = expires_at - interval '1 hour', due_at = due_at - interval '1 hour'"
-        " WHERE status IN ('sent', 'sending') AND due_at IS NOT NULL"
+        " WHERE status IN ('sent', 'sending') AND due_at > expires_at"
     ),
 )
 _IN_QUEUE: Final = (

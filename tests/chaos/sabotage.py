@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.chaos.config import CONFIG, keyless
 from tests.chaos.endings import terminate_serve, terminate_worker
 from tests.chaos.rounds import Plot, Theatre, a_theatre
 from tests.chaos.scene import Scene
@@ -47,6 +48,23 @@ async def standstill(scene: Scene) -> None:
     await stage.primary.fault("none")
 
 
+async def nobody_there(scene: Scene) -> None:
+    """Both providers are down for a moment."""
+    await asyncio.sleep(1)
+    for fault in ("down", "none"):
+        await asyncio.gather(*(provider.fault(fault) for provider in scene.stage.providers))
+        await asyncio.sleep(1.5)
+
+
+async def answers_lost(scene: Scene) -> None:
+    """The primary accepts, and cannot say so."""
+    await asyncio.sleep(1)
+    await scene.stage.primary.fault("garbage")
+    await asyncio.sleep(1.5)
+    await scene.stage.primary.fault("none")
+    await asyncio.sleep(0.5)
+
+
 async def told_to_end(scene: Scene) -> None:
     """A server and a worker get SIGTERM under load."""
     await asyncio.sleep(1)
@@ -55,13 +73,17 @@ async def told_to_end(scene: Scene) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Sabotage:
-    """`launch`: options of the launcher; `settings`: of PostgreSQL; `order`: SQL once all is up."""
+    """`launch`: options of the launcher; `settings`: of PostgreSQL; `order`: SQL once all is up.
+
+    `config`: see `a_stage`.
+    """
 
     plot: Plot
     launch: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
     order: str = ""
     replicas: int = 1
+    config: str = CONFIG
 
 
 SABOTAGES: Final = {
@@ -75,6 +97,8 @@ SABOTAGES: Final = {
     "ack-before-commit": Sabotage(all_servers_killed, launch=("--sabotage", "ack-before-commit")),
     "no-lease": Sabotage(standstill, launch=("--sabotage", "no-lease"), replicas=2),
     "no-drain": Sabotage(told_to_end, launch=("--sabotage", "no-drain"), replicas=2),
+    "early-fail": Sabotage(nobody_there, launch=("--sabotage", "early-fail")),
+    "resend": Sabotage(answers_lost, launch=("--sabotage", "resend"), config=keyless(CONFIG, "primary", "fallback")),
 }
 
 
@@ -83,7 +107,12 @@ async def provoked(name: str, folder: Path, cluster: Path) -> AsyncIterator[tupl
     """A theatre with the sabotage in it, and the plot that shows it."""
     sabotage = SABOTAGES[name]
     async with a_theatre(
-        folder, cluster, launch=sabotage.launch, replicas=sabotage.replicas, postgres_settings=sabotage.settings
+        folder,
+        cluster,
+        launch=sabotage.launch,
+        replicas=sabotage.replicas,
+        postgres_settings=sabotage.settings,
+        config=sabotage.config,
     ) as theatre:
         if sabotage.order:
             await theatre.stage.execute(sabotage.order)

@@ -23,6 +23,7 @@ class Scene:
     sick: Listener
     rng: random.Random
     kills: int = 0
+    clocks_shifted: bool = False
     complaints: list[str] = field(default_factory=list)
     """Promises that a fault itself saw broken."""
     _locks: dict[object, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))

@@ -32,7 +32,9 @@ from service.domain.keyring import Keyring
 from service.storage.clients import ClientStore, KeyTerms
 from service.storage.database import Database
 from service.storage.migrate import migrate
+from tests.chaos.config import CONFIG
 from tests.chaos.door import Door
+from tests.chaos.keyless import NAME as KEYLESS
 from tests.chaos.processes import Command, Postgres, free_port
 from tests.listener import Listener
 
@@ -41,33 +43,6 @@ SIGNING_SECRET: Final = "whsec_" + "c2VjcmV0" * 4
 """Signs the webhooks of every client, and the receipts of both simulators."""
 CLIENTS: Final = ("shop", "bank")
 _GIVEN_UP: Final = re.compile(r"receipt of (\w+) given up")
-
-CONFIG: Final = """
-providers:
-  primary:
-    {{adapter: smsroute, base_url: "{primary}", api_key: key, webhook_secret: "{secret}", timeout_s: 2, cost: 0.05}}
-  fallback:
-    {{adapter: smsroute, base_url: "{fallback}", api_key: key, webhook_secret: "{secret}", timeout_s: 2, cost: 0.05}}
-senders:
-  MyAppOTP: {{traffic: otp}}
-  MyApp: {{traffic: transactional}}
-  MyAppPromo: {{traffic: marketing}}
-routes:
-  - {{providers: [primary, fallback], hlr: required}}
-hlr: {{provider: primary, budget_s: 0.5, timeout_s: 0.5, cost: 0.005}}
-webhooks: {{allow_loopback: true, timeout_s: 2}}
-limits: {{receipt_wait_hours: 0.001}}
-deliver: {{poll_s: 0.05, otp_repeat_s: 0.2, lease_s: 3}}
-"""
-"""Compressed times: a lease of 3 s, a receipt waited for 3.6 s, calls of 2 s. `a_stage` takes another."""
-
-
-def edited(config: str, *changes: tuple[str, str]) -> str:
-    """`config` with each first text replaced by its second. A text that is not there is the test's mistake."""
-    for old, new in changes:
-        assert old in config, old
-        config = config.replace(old, new)
-    return config
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +123,24 @@ class Stage:
         self.dsn = ""
         serve_ports = [free_port(taken) for _ in range(serves)]
         self.door = Door(free_port(taken), serve_ports)
-        text = config.format(primary=self.primary.url, fallback=self.fallback.url, secret=SIGNING_SECRET)
-        (folder / "gateway.yaml").write_text(text)
+        self.write(config)
         self._serve_ports = serve_ports
         self._worker_ports = [free_port(taken) for _ in range(workers)]
         self.serves: list[Command] = []
         self.workers: list[Command] = []
+
+    def write(self, config: str) -> None:
+        """Have the processes that start from now on read it."""
+        text = config.format(primary=self.primary.url, fallback=self.fallback.url, secret=SIGNING_SECRET)
+        (self.folder / "gateway.yaml").write_text(text)
+        self.config = config
+        self.keyless = frozenset(re.findall(rf"(\w+):\s+{{adapter: {KEYLESS}\b", text))
+
+    async def change(self, config: str) -> None:
+        """Run with another `config` from now on."""
+        if config != self.config:
+            self.write(config)
+            await asyncio.gather(*(command.restart() for command in (*self.serves, *self.workers)))
 
     @property
     def providers(self) -> tuple[Provider, Provider]:

@@ -43,6 +43,8 @@ async def test_nothing_is_lost_doubled_or_missed_whatever_fails(theatre: Theatre
         ("ack-before-commit", ["was answered 200 and is not in the database"]),
         ("no-lease", ["was accepted under"]),
         ("no-drain", [": 500 ", "abandoned"]),
+        ("early-fail", ["before its validity was over", "(refused_by_providers), which nothing excuses"]),
+        ("resend", ["(transactional) was accepted under"]),
     ],
 )
 async def test_a_broken_promise_is_found(

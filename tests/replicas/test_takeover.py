@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from tests.chaos.stage import CONFIG, Stage, a_stage, edited
+from tests.chaos.config import CONFIG, edited
+from tests.chaos.stage import Stage, a_stage
 from tests.replicas.proof import assert_delivered_once, eventually
 
 PROMISED_S: Final = 15
