@@ -52,6 +52,13 @@ class Case:
         """Whether it was valid for long enough after all faults."""
         return self.valid_until > self.healthy_at + ENOUGH
 
+    def __str__(self) -> str:
+        """What happened, for who looks for the cause."""
+        tries = [f"{a['provider']} {a['outcome']} ({a['reason']}, {a['calls']} calls)" for a in self.attempts]
+        sends = [f"{provider} at {send.at:%T.%f}, receipt {send.news}" for provider, send in self.sends]
+        ended_at = self.message["ended_at"]
+        return f"attempts: {tries}; sends: {sends}; sent {self.message['created_at']:%T.%f}, ended {ended_at:%T.%f}"
+
 
 def valid_until(message: asyncpg.Record, record: Record) -> datetime:
     """When the validity that the client asked for is over."""

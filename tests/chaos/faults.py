@@ -19,7 +19,7 @@ from service.domain.keyring import Keyring
 from tests.chaos.endings import terminate_serve, terminate_worker
 from tests.chaos.processes import Command
 from tests.chaos.scene import Fault, Scene, one_of
-from tests.chaos.stage import SECRET_KEY, SIGNING_SECRET, Provider
+from tests.chaos.stage import SECRET_KEY, SIGNING_SECRET, Provider, Stage
 
 _LONGER_THAN_A_LEASE_S: Final = 4.5
 
@@ -82,6 +82,33 @@ async def kill_postgres(scene: Scene) -> None:
         await scene.stage.postgres.kill()
         await asyncio.sleep(scene.rng.uniform(0, 1.5))
         await scene.stage.postgres.start()
+
+
+async def kill_postgres_after_claims(scene: Scene) -> None:
+    """At once after a claim, whose commit does not wait for the disk, while what it claimed waits for its turn.
+
+    And up again at once, so that what the crash took back is claimed anew while the first claim is still worked on.
+    """
+    async with scene.alone("postgres"):
+        for _ in range(3):
+            family = scene.stage.postgres.family()
+            await _until_claimed(scene.stage)
+            scene.kills += 1
+            await scene.stage.postgres.kill(family)
+            await scene.stage.postgres.start()
+            await asyncio.sleep(scene.rng.uniform(0.2, 0.5))
+
+
+async def _until_claimed(stage: Stage) -> None:
+    """But not for ever: where no messages come there are no claims."""
+    waiting = (
+        "SELECT count(*) >= 3 AND pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn() FROM messages AS m"
+        " WHERE worker_id IS NOT NULL AND NOT EXISTS (SELECT FROM attempts WHERE message_id = m.id)"
+    )
+    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+        async with asyncio.timeout(2), stage.connection() as connection:
+            while not await connection.fetchval(waiting):  # noqa: ASYNC110 - what other processes do sets no event
+                await asyncio.sleep(0.005)
 
 
 async def restart_postgres(scene: Scene) -> None:
@@ -235,8 +262,9 @@ FAULTS: Final[Mapping[str, Fault]] = {
     fault.__name__: fault
     for fault in (
         kill_serve, kill_worker, kill_both, kill_every_gateway, kill_provider, terminate_serve, terminate_worker,
-        stop_worker, shift_clocks, kill_postgres, restart_postgres, cut_connections, freeze_backends, flapping,
-        storm_of_429, hlr_slow, hlr_down, webhook_down, webhook_slow, forged_receipts, receipts_out_of_order,
+        stop_worker, shift_clocks, kill_postgres, kill_postgres_after_claims, restart_postgres, cut_connections,
+        freeze_backends, flapping, storm_of_429, hlr_slow, hlr_down, webhook_down, webhook_slow, forged_receipts,
+        receipts_out_of_order,
     )
 } | {
     name: partial(_provider_fault, fault=name, rate=rate)

@@ -181,7 +181,7 @@ def _check_end(message: asyncpg.Record, evidence: Evidence, sent_at: Sent, findi
         return
     case = _case(message, evidence, sent_at)
     if sentence := complaint(case):
-        findings.lost.append(f"{name} ({message['traffic']}) is {status} ({reason}), {sentence}")
+        findings.lost.append(f"{name} ({message['traffic']}) is {status} ({reason}), {sentence}; {case}")
     expected = behaviour_of(message["recipient"]).receipt
     received_at = min((a["received_at"] for a in case.attempts if a["received_at"] is not None), default=None)
     # Where another provider may have it too a bad receipt does not end it, nor does one that comes after the end.

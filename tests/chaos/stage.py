@@ -60,6 +60,13 @@ class LedgerSend:
     receipt_done: bool
     receipt_taken: bool
 
+    @property
+    def news(self) -> str:
+        """How far its receipt is."""
+        if not self.receipt:
+            return "none"
+        return "taken" if self.receipt_taken else "refused" if self.receipt_done else "owed"
+
 
 class Provider(Command):
     """A simulator as a process. Its ledger outlives it."""

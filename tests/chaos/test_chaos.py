@@ -79,10 +79,4 @@ async def test_a_killed_primary_is_replaced_at_once_and_comes_back(
 
     print(*result.lines(), sep="\n")  # noqa: T201 - the figures, with `pytest -s`
     assert result.report.findings.lines() == [], theatre.stage.logs()
-    assert result.strays == 0
-    assert result.carried > 0
-    assert result.late <= 0.05 * result.carried
-    back = {second: share for second, share in result.shares.items() if second >= result.back_s}
-    assert any(one for one, _ in back.values()), "the primary gets traffic again"
-    jumps = [second for second, (one, other) in back.items() if one > other + 20]
-    assert jumps == [], "at first most still goes elsewhere"
+    assert result.broken() == []
