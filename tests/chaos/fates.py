@@ -10,7 +10,7 @@ from typing import Final
 import asyncpg
 
 from service.domain.hlr import HlrStatus
-from service.domain.receipt import reason_for
+from service.domain.receipt import ReceiptStatus, reason_for
 from service.simulator.number_table import Behaviour, behaviour_of
 from tests.chaos.clients import Record
 from tests.chaos.stage import LedgerSend
@@ -46,6 +46,11 @@ class Case:
     def valid_until(self) -> datetime:
         """By what the client asked for: the drain brings `expires_at` forward."""
         return valid_until(self.message, self.record)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether nobody can say of some provider if it had it."""
+        return any(attempt["outcome"] in {"unknown", None} for attempt in self.attempts)
 
     @property
     def had_time(self) -> bool:
@@ -130,9 +135,14 @@ def _nobody_knows(case: Case) -> str | None:
 
 
 def _not_heard(case: Case) -> str | None:
-    """The number sends no receipt, the provider lost it, or gave it up because clocks were wrong."""
+    """The number sends no receipt, the provider lost it, or gave it up because clocks were wrong.
+
+    Or it was a bad one, and another provider might have had it too, of whom nothing was heard.
+    """
     if not case.sends:
         return "and no provider has it"
+    if case.in_doubt and behaviour_of(case.message["recipient"]).receipt is not ReceiptStatus.DELIVERED:
+        return None
     if case.clocks_right and any(send.receipt for _, send in case.sends):
         return "although its provider had a receipt to send"
     return None
