@@ -50,7 +50,7 @@ class Case:
     @property
     def in_doubt(self) -> bool:
         """Whether nobody can say of some provider if it had it."""
-        return any(attempt["outcome"] in {"unknown", None} for attempt in self.attempts)
+        return any(attempt["open"] or attempt["outcome"] in {"unknown", None} for attempt in self.attempts)
 
     @property
     def had_time(self) -> bool:

@@ -186,8 +186,7 @@ def _check_end(message: asyncpg.Record, evidence: Evidence, sent_at: Sent, findi
     received_at = min((a["received_at"] for a in case.attempts if a["received_at"] is not None), default=None)
     # Where another provider may have it too a bad receipt does not end it, nor does one that comes after the end.
     in_time = received_at is None or received_at <= message["ended_at"]
-    in_doubt = any(a["open"] or a["outcome"] == "unknown" for a in case.attempts)
-    counts = expected == "delivered" or (in_time and not in_doubt)
+    counts = expected == "delivered" or (in_time and not case.in_doubt)
     if expected is not None and status != expected and counts and any(send.receipt_taken for _, send in case.sends):
         findings.lost.append(f"{name} is {status} ({reason}): its receipt {expected} was taken, and came to nothing")
     if case.clocks_right and any(send.receipt_done and not send.receipt_taken for _, send in case.sends):

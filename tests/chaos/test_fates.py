@@ -39,7 +39,7 @@ def _case(
         "created_at": _SENT_AT, "send_at": _SENT_AT, "ended_at": ended_at,
     }  # fmt: skip
     attempts: Any = [
-        {"provider": "primary", "outcome": outcome, "reason": None, "calls": 1, "started_at": _SENT_AT}
+        {"provider": "primary", "outcome": outcome, "reason": None, "calls": 1, "open": False, "started_at": _SENT_AT}
         for outcome in outcomes
     ]
     sends = [
