@@ -77,6 +77,7 @@ class Lane:
             messages = await self._runtime.queue.claim(self._traffic, self._lease.worker_id, self._floors, free)
         except StoreError as error:
             self._runtime.metrics.worker_errors.labels("claim").inc()
+            self._floors_until_s = 0.0  # a crash may have taken claims back, and what is due again lies below them
             log.warning("nothing could be claimed", extra={"lane": self._traffic.value, "error": str(error)})
             return 0
         finally:

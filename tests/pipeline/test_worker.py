@@ -209,6 +209,34 @@ async def test_a_claim_that_fails_is_tried_again(world: World) -> None:
     assert queue.failures == 3
 
 
+async def test_what_a_crash_put_back_is_found_by_the_next_claim(world: World) -> None:
+    """It is due as it was before, which is below what was claimed since."""
+
+    class Crashing(WatchedQueue):
+        floors: list[int]
+        asked = asyncio.Event()
+
+        async def claim(self, lane: Traffic, worker_id: UUID, floors: Any, limit: int) -> list[Claimed]:
+            if self.floors and self.floors[-1] and not crash.is_set():
+                crash.set()
+                raise StoreOverloaded("no connection")
+            self.floors.append(len(floors))
+            if crash.is_set():
+                self.asked.set()
+            return await super().claim(lane, worker_id, floors, limit)
+
+    crash = asyncio.Event()
+    queue = Crashing(world.runtime)
+    queue.floors = []
+    lane = Lane(replace(world.runtime, queue=queue), world.lease, Traffic.TRANSACTIONAL, world.deliver.deliver)
+    await world.accept()
+    running = asyncio.create_task(lane.run())
+    await asyncio.wait_for(queue.asked.wait(), 10)
+    running.cancel()
+    await asyncio.gather(running, *lane.under_way.values(), return_exceptions=True)
+    assert queue.floors[-2:] == [1, 0]
+
+
 class Renewals(MessageQueue):
     """Tells of each renewal; `failures` of them fail first."""
 
