@@ -36,11 +36,11 @@ _NUMBER_RULES: Final = {
     msisdn.TOO_LONG: "The number is too long for its country. Correct it.",
 }
 _NOT_TEXT: Final = FieldError("", "invalid_number", "Give the number as a string in E.164.")
-_COUNTRY: Final = FieldError("", "country_forbidden", "This client may not send to the number's country.")
+_COUNTRY: Final = FieldError("", "country_forbidden", "This client may not use numbers of this country.")
 _RATE: Final = FieldError(
     "",
     "number_type_not_allowed",
-    "This client may not send to premium-rate, shared-cost or satellite numbers. Ask the gateway's operator for it.",
+    "This client may not use premium-rate, shared-cost or satellite numbers. Ask the gateway's operator for it.",
 )
 _SENDER: Final = FieldError("from", "sender_forbidden", "This client may not use the sender. Use one of its own.")
 _DUPLICATE: Final = FieldError("", "duplicate_recipient", "This number is in the list already, and is sent to once.")
@@ -120,10 +120,7 @@ class Drafter:
         if errors := self._send_errors(body, size, now):
             raise invalid(errors)
         content = self._content(body, size, principal, now)
-        country = msisdn.country(body.to)
-        if forbidden := _forbids_number(principal, body.to, country):
-            raise Problem(403, forbidden.code, forbidden.detail)
-        return content.to(body.to, country)
+        return content.to(body.to, require_allowed(principal, body.to))
 
     def judge(self, body: SendRequest, principal: Principal, now: datetime) -> Judgement:
         """What `message` would make of it, or refuse."""
@@ -222,6 +219,18 @@ def check_number(number: str) -> FieldError | None:
     """Which rule of E.164 a number breaks. The field is left empty."""
     code = msisdn.check_syntax(number)
     return FieldError("", code, _NUMBER_RULES[code]) if code else None
+
+
+def require_allowed(principal: Principal, number: str) -> str:
+    """The country of a well-formed number that this client may spend on, be it by a send or by a look-up.
+
+    Raises:
+        Problem: 403, it may not.
+    """
+    country = msisdn.country(number)
+    if forbidden := _forbids_number(principal, number, country):
+        raise Problem(403, forbidden.code, forbidden.detail)
+    return country
 
 
 def check_filter(field: str, number: str) -> list[FieldError]:

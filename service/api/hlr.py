@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from service.api.access import allowed
 from service.api.context import Api, api_of
-from service.api.draft import check_number
+from service.api.draft import check_number, require_allowed
 from service.api.models import HlrQuery, HlrReply
 from service.api.openapi import refusals
 from service.api.problems import invalid
@@ -41,6 +41,7 @@ async def look_up(
     """A cached answer where there is one, else a live one. `unknown` when nobody answered in time."""
     if error := check_number(number):
         raise invalid([FieldError("number", error.code, error.detail)])
+    require_allowed(caller, number)
     api = api_of(request)
     await api.limits.take(caller, Limit.HLR)
     result, cached = await _find(api, number, query.max_age)

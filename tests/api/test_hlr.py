@@ -9,8 +9,11 @@ import pytest
 
 from service.api.models import HlrReply
 from service.app import create_app
+from service.domain.pacing import Rate
+from service.runtime import Runtime
 from service.simulator.faults import NO_FAULT, Fault, FaultPlan
 from service.simulator.server import Simulator, SimulatorSettings
+from service.storage.clients import ClientChange
 from tests.api.client import CONFIG, GatewayClient, problem
 from tests.gateway import make_key, open_gateway, serve
 
@@ -91,6 +94,22 @@ async def test_a_bad_number_is_refused(api: GatewayClient, number: str, code: st
 async def test_a_bad_max_age_is_refused(api: GatewayClient, max_age: str, code: str) -> None:
     refused = problem(await api.http.get(f"/v1/hlr/+15555550100?max_age={max_age}"), 422)
     assert (refused.code, refused.errors[0].field) == (code, "max_age")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [("+447700900123", "country_forbidden"), ("+19005550100", "number_type_not_allowed")]
+)
+async def test_what_a_client_may_not_send_to_it_may_not_look_up_either(
+    runtime: Runtime, base_url: str, number: str, code: str
+) -> None:
+    """Nor does the refusal take anything of its limit: there is one look-up, and it is there yet."""
+    key = await make_key(runtime, "hlr", client=code)
+    change = ClientChange(countries=["US"], limits={"hlr": Rate(0.01, 1)})
+    await runtime.clients.set_client(code, change)
+    async with httpx.AsyncClient(base_url=base_url, headers={"Authorization": f"Bearer {key}"}) as http:
+        assert problem(await http.get(f"/v1/hlr/{number}"), 403).code == code
+        assert (await http.get("/v1/hlr/+15555550100")).status_code == 200
+        assert problem(await http.get("/v1/hlr/+15555550100"), 429).code == "rate_limited"
 
 
 async def test_an_unknown_parameter_is_refused(api: GatewayClient) -> None:
