@@ -77,7 +77,7 @@ class Metrics:
         self.webhook_age_s = histogram("webhook_age_seconds", "From the event to its acknowledgement.", _WAITS)
         self.taken_over = counter("messages_taken_over_total", "Messages taken over from dead workers.")
         self.worker_errors = counter("worker_errors_total", "Rounds of a background task that failed.", "task")
-        self.loop_lag_s = histogram("loop_lag_seconds", "How late the event loop was, asked every 10 ms.", _LAGS)
+        self.loop_lag_s = histogram("loop_lag_seconds", "How late the event loop was, asked every 25 ms.", _LAGS)
         self.database_errors = counter("database_errors_total", "Failed statements, by class of SQLSTATE.", "sqlstate")
         self.delivery_s = histogram("delivery_seconds", "From the call to `delivered`.", _DELIVERIES, "provider")
         self.build = gauge("build_info", "Always 1: which version runs, and as what.", "version", "role")
