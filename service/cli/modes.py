@@ -17,7 +17,7 @@ import typer
 from service import logs
 from service.app import create_app, create_worker_app
 from service.cli.process import answering, listening, run
-from service.cli.reload import ReadConfig, generations
+from service.cli.reload import Reloads, at_sighup, generations
 from service.cli.store import await_newest, bring_up_to_date, require_newest, with_database
 from service.config_file import ConfigFile
 from service.errors import ConfigurationError, StoreError
@@ -65,12 +65,12 @@ def migrate(
 
 @asynccontextmanager
 async def gateway(
-    settings: Settings, listener: socket.socket, *, api: bool, work: bool, read: ReadConfig | None = None
+    settings: Settings, listener: socket.socket, *, api: bool, work: bool, reloads: Reloads | None = None
 ) -> AsyncIterator[Runtime]:
     """The gateway, up while the body runs. At the end the door closes first, and what was taken in is finished.
 
-    Both together have `drain_s`: requests have their share of it, and the worker the rest. With `read` it goes on under
-    what that returns, at SIGHUP.
+    Both together have `drain_s`: requests have their share of it, and the worker the rest. With `reloads` it follows
+    `gateway.yaml`.
     """
     environment = settings.environment
     requests_s = min(_REQUESTS_DRAIN_S, environment.drain_s / 2) if work else environment.drain_s
@@ -81,7 +81,7 @@ async def gateway(
         await _make_partitions(runtime)
         await stack.enter_async_context(hearing(runtime) if work else ringing(runtime))
         app = create_app(runtime) if api else create_worker_app(runtime)
-        await stack.enter_async_context(generations(runtime, work=work, turn=app.turn_to, read=read))
+        await stack.enter_async_context(generations(runtime, work=work, turn=app.turn_to, reloads=reloads))
         await stack.enter_async_context(answering(app, listener, requests_s))
         await stack.enter_async_context(watching(runtime.metrics))
         log.info("up", extra={"url": environment.base_url, "api": api, "worker": work})
@@ -101,25 +101,25 @@ async def _on_given_database(*, api: bool, work: bool) -> AsyncIterator[None]:
     environment = Environment.read(os.environ)
     dsn = _database_url(environment)
     configure_logs(environment.log_level)
-    read = partial(_read_config, environment)
-    settings = Settings(environment, read())
-    with listening(environment.host, environment.port) as listener:
-        await require_newest(dsn)
-        async with gateway(settings, listener, api=api, work=work, read=read):
-            yield
+    with at_sighup(partial(_read_config, environment)) as reloads:
+        settings = Settings(environment, reloads.read())
+        with listening(environment.host, environment.port) as listener:
+            await require_newest(dsn)
+            async with gateway(settings, listener, api=api, work=work, reloads=reloads):
+                yield
 
 
 @asynccontextmanager
 async def _everything() -> AsyncIterator[None]:
     environment = Environment.read(os.environ)
     configure_logs(environment.log_level)
-    read = partial(_read_config, environment)
-    config = read()
-    with listening(environment.host, environment.port) as listener:
-        async with with_database(environment) as complete:
-            await bring_up_to_date(_database_url(complete))
-            async with gateway(Settings(complete, config), listener, api=True, work=True, read=read):
-                yield
+    with at_sighup(partial(_read_config, environment)) as reloads:
+        config = reloads.read()
+        with listening(environment.host, environment.port) as listener:
+            async with with_database(environment) as complete:
+                await bring_up_to_date(_database_url(complete))
+                async with gateway(Settings(complete, config), listener, api=True, work=True, reloads=reloads):
+                    yield
 
 
 def _read_config(environment: Environment) -> GatewayConfig:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 from service.errors import ConfigurationError, StoreError
@@ -138,16 +139,36 @@ class Generations:
             raise cancelled
 
 
+@dataclass(frozen=True, slots=True)
+class Reloads:
+    """`asked` is set by SIGHUP; `read` reads `gateway.yaml`."""
+
+    asked: asyncio.Event
+    read: ReadConfig
+
+
+@contextmanager
+def at_sighup(read: ReadConfig) -> Iterator[Reloads]:
+    """Listen to SIGHUP: from before the file is first read, so that no signal is lost, until the process ends.
+
+    Without a handler the signal would kill what still starts, or is being drained.
+    """
+    reloads = Reloads(asyncio.Event(), read)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reloads.asked.set)
+    try:
+        yield reloads
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 @asynccontextmanager
-async def generations(base: Runtime, *, work: bool, turn: Turn, read: ReadConfig | None) -> AsyncIterator[None]:
-    """Work under the settings of `base` while the body runs; with `read`, at SIGHUP under what it then returns."""
+async def generations(base: Runtime, *, work: bool, turn: Turn, reloads: Reloads | None) -> AsyncIterator[None]:
+    """Work under the settings of `base` while the body runs; with `reloads`, at SIGHUP under what is read then."""
     living = Generations(base, work=work, turn=turn)
     await living.begin()
-    asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    following = asyncio.create_task(_follow(living, asked, read)) if read is not None else None
-    if following is not None:
-        loop.add_signal_handler(signal.SIGHUP, asked.set)
+    following = asyncio.create_task(_follow(living, reloads)) if reloads is not None else None
     try:
         yield
     finally:
@@ -155,17 +176,14 @@ async def generations(base: Runtime, *, work: bool, turn: Turn, read: ReadConfig
             following.cancel()
             await asyncio.wait({following})
         await living.end()
-        if following is not None:  # not before: without a handler the signal would kill what is being drained
-            loop.remove_signal_handler(signal.SIGHUP)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the process ends; `all` has a database to stop yet
 
 
-async def _follow(living: Generations, asked: asyncio.Event, read: ReadConfig) -> None:
+async def _follow(living: Generations, reloads: Reloads) -> None:
     while True:
-        await asked.wait()
-        asked.clear()
+        await reloads.asked.wait()
+        reloads.asked.clear()
         try:
-            await living.follow(await asyncio.to_thread(read))
+            await living.follow(await asyncio.to_thread(reloads.read))
         except (ConfigurationError, StoreError) as error:
             log.error("not reloaded: all stays as it was", extra={"error": str(error)})  # noqa: TRY400 - its text says all
         except Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +15,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from service.cli.reload import Generations, generations
+from service.cli.reload import Generations, at_sighup, generations
 from service.config_file import ConfigFile
 from service.errors import ConfigurationError, StoreOverloaded
 from service.runtime import Runtime
@@ -102,7 +103,7 @@ async def test_a_worker_that_breaks_ends_the_process(base: Runtime, caplog: pyte
 
     async def run() -> None:
         buggy = replace(base, upkeep=Buggy(base.database))
-        async with generations(buggy, work=True, turn=_Turns(), read=None):
+        async with generations(buggy, work=True, turn=_Turns(), reloads=None):
             await asyncio.Event().wait()
 
     with pytest.raises(asyncio.CancelledError, match="a worker loop ended"):
@@ -132,13 +133,48 @@ async def test_a_file_that_cannot_be_read_is_only_logged(base: Runtime, caplog: 
             raise answer
         return answer
 
-    async with generations(base, work=False, turn=turns, read=read):
-        for said in ("'no file'", "a bug", "'msg': 'reloaded'"):
-            signal.raise_signal(signal.SIGHUP)
-            async with asyncio.timeout(60):
-                while not any(said in repr(vars(record)) for record in caplog.records):  # noqa: ASYNC110 - nor a log
-                    await asyncio.sleep(0.01)
+    with at_sighup(read) as reloads:
+        async with generations(base, work=False, turn=turns, reloads=reloads):
+            await _told_of_each(caplog, "'no file'", "a bug", "'msg': 'reloaded'")
     assert [runtime.config.senders.keys() for runtime in turns.runtimes] == [{"Other"}]
+
+
+async def _told_of_each(caplog: pytest.LogCaptureFixture, *lines: str) -> None:
+    for said in lines:
+        signal.raise_signal(signal.SIGHUP)
+        async with asyncio.timeout(60):
+            while not any(said in repr(vars(record)) for record in caplog.records):  # noqa: ASYNC110 - nor a log
+                await asyncio.sleep(0.01)
+
+
+async def test_a_signal_that_comes_before_the_first_generation_is_followed_after_it(base: Runtime) -> None:
+    followed = asyncio.Event()
+
+    async def turn(runtime: Runtime) -> None:
+        assert runtime.config.senders.keys() == {"Other"}
+        followed.set()
+
+    with at_sighup(lambda: _config("Other")) as reloads:
+        signal.raise_signal(signal.SIGHUP)
+        async with generations(base, work=False, turn=turn, reloads=reloads), asyncio.timeout(60):
+            await followed.wait()
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "all"])
+def test_a_signal_kills_no_process_that_still_starts(command: str, tmp_path: Path) -> None:
+    (tmp_path / "gateway.yaml").write_text(_text("MyApp"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        settings = {
+            "SMS_GATEWAY_DATABASE_URL": f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/nothing",
+            "SMS_GATEWAY_SECRET_KEY": SECRET_KEY,
+            "SMS_GATEWAY_PORT": free_ports(),
+        }
+        with running(command, folder=tmp_path, **settings) as process:
+            waiting, _ = silent.accept()  # it asks its database, which says nothing
+            process.process.send_signal(signal.SIGHUP)
+            waiting.close()
+            assert process.wait() == 1, "it ends because it has no database"
 
 
 async def test_a_process_goes_on_under_its_new_file_and_loses_nothing(
