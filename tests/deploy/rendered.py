@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from os.path import relpath
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -16,6 +17,8 @@ import yaml
 ROOT: Final = Path(__file__).parent.parent.parent
 K8S: Final = ROOT / "k8s"
 OLDEST_KUSTOMIZE: Final = 5
+QUIET_POSTGRES: Final = ["postgres", "-c", "log_error_verbosity=terse", "-c", "log_parameter_max_length=0"]
+"""How a PostgreSQL is started whose log quotes neither rows nor parameters."""
 
 Object: TypeAlias = dict[str, Any]
 
@@ -26,6 +29,17 @@ def render(folder: Path) -> list[Object]:
     assert rendered.returncode == 0, rendered.stderr
     assert "Warning" not in rendered.stderr
     return [it for it in yaml.safe_load_all(rendered.stdout) if it]
+
+
+def render_changed(overlay: str, change: Callable[[str], str], folder: Path) -> list[Object]:
+    """Every object of an overlay, once its kustomization.yaml is changed: in a copy, made in `folder`."""
+    for path in (K8S / "overlays" / overlay).iterdir():
+        (folder / path.name).write_text(path.read_text())
+    file = folder / "kustomization.yaml"
+    text = change(file.read_text())
+    assert text != file.read_text()
+    file.write_text(text.replace("../../", f"{relpath(K8S, folder)}/"))
+    return render(folder)
 
 
 def need_kubectl() -> None:

@@ -18,7 +18,7 @@ from service.cli import app
 from service.config_file import ConfigFile
 from service.settings import PREFIX, Environment
 from service.simulator.server import CONTROL_OFFSET
-from tests.deploy.rendered import ROOT
+from tests.deploy.rendered import QUIET_POSTGRES, ROOT
 
 GATEWAY = ("serve", "worker")
 OURS = (*GATEWAY, "migrate", "simulator")
@@ -87,6 +87,10 @@ def test_the_gateway_starts_with_its_variables_secrets_and_gateway_yaml(
     assert environment.secret_key is not None
     assert str(file.config.providers["simulator"].base_url) == "http://simulator:8081/"
     assert float(service["stop_grace_period"].removesuffix("s")) > environment.drain_s + 5
+
+
+def test_postgresql_logs_neither_rows_nor_parameters(compose: dict[str, Any]) -> None:
+    assert compose["services"]["postgresql"]["command"] == QUIET_POSTGRES
 
 
 def test_the_simulator_has_the_keys_and_ports_that_the_gateway_knows(compose: dict[str, Any]) -> None:

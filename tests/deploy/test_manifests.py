@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from os.path import relpath
 from pathlib import Path
 
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -17,7 +16,7 @@ from service.cli import app
 from service.config_file import ConfigFile
 from service.metrics import Metrics
 from service.settings import PREFIX, Environment
-from tests.deploy.rendered import K8S, ROOT, Cluster, Workload, name_of, render
+from tests.deploy.rendered import QUIET_POSTGRES, ROOT, Cluster, Workload, name_of, render_changed
 
 KUBERNETES = ("1.35", "1.36", "1.37")
 DEFINED_ELSEWHERE = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}
@@ -29,13 +28,11 @@ WORKER = "sms-gateway-worker"
 def with_keda(production: Cluster, tmp_path: Path) -> Cluster:
     """Production as it is with the other of the two components that scale the workers."""
     del production  # it says whether there is a kubectl
-    production_file = (K8S / "overlays" / "production" / "kustomization.yaml").read_text()
-    assert "components/worker-scaling " in production_file
-    text = production_file.replace("components/worker-scaling ", "components/worker-scaling-keda ")
-    for path in (K8S / "overlays" / "production").iterdir():
-        (tmp_path / path.name).write_text(path.read_text())
-    (tmp_path / "kustomization.yaml").write_text(text.replace("../../", f"{relpath(K8S, tmp_path)}/"))
-    return Cluster(render(tmp_path))
+
+    def change(text: str) -> str:
+        return text.replace("components/worker-scaling ", "components/worker-scaling-keda ")
+
+    return Cluster(render_changed("production", change, tmp_path))
 
 
 def commands() -> TyperGroup:
@@ -237,6 +234,11 @@ def test_what_scales_and_what_limits_disruption_names_our_deployments(production
         assert "replicas" not in production.one("Deployment", it["spec"]["scaleTargetRef"]["name"])["spec"]
     limited = [production.selected(it["spec"]["selector"]) for it in production.all("PodDisruptionBudget")]
     assert sorted(workload.name for [workload] in limited) == sorted(ours)
+
+
+def test_a_postgresql_of_ours_logs_neither_rows_nor_parameters(cluster: Cluster, overlay: str) -> None:
+    args = [container["args"] for it in cluster.workloads if not it.is_ours for container in it.containers]
+    assert args == {"dev": [QUIET_POSTGRES], "production": []}[overlay]
 
 
 def test_workers_are_scaled_by_a_metric_that_exists(production: Cluster, with_keda: Cluster) -> None:

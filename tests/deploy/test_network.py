@@ -23,6 +23,12 @@ def test_the_ingress_lets_only_receipts_in(production: Cluster) -> None:
     assert workload.name == "sms-gateway-serve"
 
 
+def test_the_ingress_writes_no_access_log_because_its_paths_hold_tokens(production: Cluster) -> None:
+    [ingress] = production.all("Ingress")
+    assert ingress["spec"]["ingressClassName"] == "nginx", "the annotation is of its controller"
+    assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/enable-access-log"] == "false"
+
+
 def test_the_public_url_is_the_host_of_the_ingress(production: Cluster) -> None:
     [ingress] = production.all("Ingress")
     [rule] = ingress["spec"]["rules"]
