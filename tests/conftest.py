@@ -4,8 +4,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.all_must_run import pytest_runtest_makereport
 from tests.gateway import migrated_template
 from tests.postgres import postgres_for_tests
+
+__all__ = ["pytest_runtest_makereport"]
 
 
 @pytest.fixture(scope="session")
