@@ -12,13 +12,15 @@ import orjson
 
 from service.domain.keyring import Keyring
 from tests.cli.running import Running, eventually
+from tests.security import operators
 from tests.security.leaks import TALKATIVE, Scene, Spoken, a_scene, secret
 from tests.security.wire import Caller
 
 POISON = "a reference that the database refuses"
 TROUBLE = {
     "forged callback", "unreadable callback", "webhook not delivered", "store error in delivery", "the store failed",
-    "took over from a dead worker", "HLR look-up failed", "violates check constraint",
+    "took over from a dead worker", "HLR look-up failed", "violates check constraint", "not reloaded",
+    "the keys of an issuer of tokens could not be fetched",
 }  # fmt: skip
 """What shows that it was really there, and was told of."""
 
@@ -178,6 +180,7 @@ async def _lived_through(scene: Scene, journey: Journey) -> Spoken:
     scene.spoken.forbid("key", made["key"])
     scene.spoken.forbid("secret", made["webhook_secret"])
     scene.http.headers["Authorization"] = f"Bearer {made['key']}"
+    token = operators.with_an_issuer(scene)
     async with AsyncExitStack() as stack:
         serve, worker = scene.start(stack, "serve", scene.port), scene.start(stack, "worker", worker_port)
         await scene.is_ready(scene.port)
@@ -188,6 +191,9 @@ async def _lived_through(scene: Scene, journey: Journey) -> Spoken:
         await journey.failing_providers()
         await journey.bad_requests()
         await journey.forged_callbacks(scene.dsn)
+        await operators.makes_clients_and_keys(scene)
+        await operators.calls_with_a_token(scene, token)
+        await operators.reloads_bad_files(scene, (serve, worker))
         await journey.broken_database(scene.dsn)
         await scene.fault("hang")
         await journey.send()
