@@ -16,6 +16,7 @@ from service.hlr.source import HlrAccount, HlrSource
 from service.http import TargetPolicy, Transport
 from service.metrics import Metrics
 from service.providers.adapter import Account, Adapter
+from service.pulse import Pulse
 from service.settings import GatewayConfig, Issuer, Provider, Settings
 from service.storage.audit import AuditLog
 from service.storage.bell import Bell
@@ -63,6 +64,7 @@ class Runtime:
     tracing: Tracing
     keyring: Keyring
     hints: Hints
+    pulse: Pulse
     database: Database
     clients: ClientStore
     messages: MessageStore
@@ -167,6 +169,7 @@ def _assemble(stack: AsyncExitStack, settings: Settings, shared: _Shared) -> Run
         tracing=shared.tracing,
         keyring=shared.keyring,
         hints=shared.hints,
+        pulse=Pulse(),
         database=database,
         clients=ClientStore(database),
         messages=MessageStore(

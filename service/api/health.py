@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -14,7 +15,9 @@ from service.api.models import HealthReply
 from service.api.openapi import refusals
 from service.api.replies import json_reply
 from service.errors import Problem, StoreError
+from service.pulse import STUCK_S
 
+log = logging.getLogger(__name__)
 router = APIRouter(tags=["Operations"])
 
 _ANSWER_WITHIN_S = 1.0
@@ -27,10 +30,15 @@ _SCRAPED = '# TYPE messages_refused_total counter\nmessages_refused_total{code="
     operation_id="healthz",
     summary="Is it alive",
     response_model=None,
-    responses={200: {"model": HealthReply}},
+    responses={200: {"model": HealthReply}, **refusals(503)},
 )
-async def healthz() -> Response:
-    """The process answers. Nothing else is asked: a restart does not mend a database."""
+async def healthz(request: Request) -> Response:
+    """The process answers, and no loop of its worker hangs. PostgreSQL is not asked: a restart does not mend it."""
+    if stuck := api_of(request).runtime.pulse.stuck():
+        log.error("a loop of the worker hangs", extra={"loops": stuck})
+        raise Problem(
+            503, "worker_stuck", f"It hangs for over {STUCK_S:.0f} s: {', '.join(stuck)}. Restart the process."
+        )
     return json_reply(_OK)
 
 

@@ -74,6 +74,7 @@ class Health:
         self, runtime: Runtime, gates: Mapping[str, Gate] | None = None, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._store = runtime.health
+        self._pulse = runtime.pulse
         self._pauses = runtime.pauses
         self._metrics = runtime.metrics
         self._policy = policy_of(runtime.config)
@@ -141,19 +142,24 @@ class Health:
 
     async def keep(self) -> None:
         """Judge when it is this worker's turn, and follow what others judged, until cancelled."""
-        while True:
-            await asyncio.sleep(ROUND_S)
-            try:
-                await self.follow_pauses()
-            except StoreError as error:
-                log.warning("it is not known which providers are paused", extra={"error": str(error)})
-            try:
-                if await self._store.take_round():
-                    await self.judge()
-            except StoreError as error:
-                self._metrics.worker_errors.labels("health").inc()
-                log.warning("health was not judged", extra={"error": str(error)})
-            await self.sync()
+        with self._pulse.of("health", rests_s=ROUND_S) as beat:
+            while True:
+                beat()
+                await asyncio.sleep(ROUND_S)
+                await self._round()
+
+    async def _round(self) -> None:
+        try:
+            await self.follow_pauses()
+        except StoreError as error:
+            log.warning("it is not known which providers are paused", extra={"error": str(error)})
+        try:
+            if await self._store.take_round():
+                await self.judge()
+        except StoreError as error:
+            self._metrics.worker_errors.labels("health").inc()
+            log.warning("health was not judged", extra={"error": str(error)})
+        await self.sync()
 
     async def follow_pauses(self) -> None:
         """Hold the providers that operators paused, and no others.

@@ -52,15 +52,20 @@ class Lane:
 
     async def run(self) -> None:
         """Claim and work until cancelled."""
-        while True:
-            self._wake.clear()
-            began_s = time.monotonic()
-            free = self._limit - len(self.under_way)
-            claimed = await self._claim(free) if free > 0 else 0
-            if claimed < free or free <= 0:
-                await self._rest()
-            if (wait_s := began_s + LANES_EVERY_S[self._traffic] - time.monotonic()) > 0:
-                await asyncio.sleep(wait_s)  # a claim costs as much for one as for many
+        with self._runtime.pulse.of(self._traffic.value, rests_s=self._poll_s) as beat:
+            while True:
+                beat()
+                await self._round()
+
+    async def _round(self) -> None:
+        self._wake.clear()
+        began_s = time.monotonic()
+        free = self._limit - len(self.under_way)
+        claimed = await self._claim(free) if free > 0 else 0
+        if claimed < free or free <= 0:
+            await self._rest()
+        if (wait_s := began_s + LANES_EVERY_S[self._traffic] - time.monotonic()) > 0:
+            await asyncio.sleep(wait_s)  # a claim costs as much for one as for many
 
     async def _rest(self) -> None:
         """Until something was accepted, a place is free, or it is time to look again."""

@@ -21,6 +21,7 @@ class Lease:
 
     def __init__(self, runtime: Runtime) -> None:
         self._queue = runtime.queue
+        self._pulse = runtime.pulse
         self._lease_s = runtime.config.deliver.lease_s
         self.worker_id: UUID = new_id()
 
@@ -32,14 +33,20 @@ class Lease:
 
     async def keep(self) -> None:
         """Renew until cancelled."""
-        while True:
-            await asyncio.sleep(self._lease_s / _RENEWALS_PER_LEASE)
-            try:
-                if not await self._queue.renew(self.worker_id, timedelta(seconds=self._lease_s)):
-                    log.warning("the lease ran out; going on under a new worker id")
-                    await self.begin()
-            except StoreError as error:
-                log.warning("the lease could not be renewed", extra={"error": str(error)})
+        rests_s = self._lease_s / _RENEWALS_PER_LEASE
+        with self._pulse.of("lease", rests_s) as beat:
+            while True:
+                beat()
+                await asyncio.sleep(rests_s)
+                await self._renew()
+
+    async def _renew(self) -> None:
+        try:
+            if not await self._queue.renew(self.worker_id, timedelta(seconds=self._lease_s)):
+                log.warning("the lease ran out; going on under a new worker id")
+                await self.begin()
+        except StoreError as error:
+            log.warning("the lease could not be renewed", extra={"error": str(error)})
 
     async def end(self) -> None:
         """Give the lease back, so that another worker need not wait for it to run out."""

@@ -30,6 +30,7 @@ from service.errors import HttpError, StoreError
 from service.http import parsed
 from service.pipeline.lease import Lease
 from service.runtime import Runtime
+from service.settings import WEBHOOKS
 from service.storage.batch import WEBHOOKS_EVERY_S
 from service.storage.outbox import Delivery, DeliveryResult
 
@@ -60,18 +61,23 @@ class Notify:
 
     async def run(self) -> None:
         """Deliver until cancelled; what is under way then goes on until `drain`."""
-        while True:
-            self._wake.clear()
-            began_s = time.monotonic()
-            free = self._settings.concurrency - len(self._under_way)
-            if (await self._claim(free) if free > 0 else 0) < free or free <= 0:
-                try:
-                    async with asyncio.timeout(_POLL_S):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
-            if (wait_s := began_s + WEBHOOKS_EVERY_S - time.monotonic()) > 0:
-                await asyncio.sleep(wait_s)  # a claim costs as much for one as for many
+        with self._runtime.pulse.of(WEBHOOKS, rests_s=_POLL_S) as beat:
+            while True:
+                beat()
+                await self._round()
+
+    async def _round(self) -> None:
+        self._wake.clear()
+        began_s = time.monotonic()
+        free = self._settings.concurrency - len(self._under_way)
+        if (await self._claim(free) if free > 0 else 0) < free or free <= 0:
+            try:
+                async with asyncio.timeout(_POLL_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+        if (wait_s := began_s + WEBHOOKS_EVERY_S - time.monotonic()) > 0:
+            await asyncio.sleep(wait_s)  # a claim costs as much for one as for many
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for webhooks that are under way."""

@@ -49,8 +49,15 @@ class Recover:
     async def run(self) -> None:
         """Recover and tidy up until cancelled, in two loops: what a dead worker left waits for no purge."""
         async with asyncio.TaskGroup() as loops:
-            loops.create_task(_repeat(self.round))
-            loops.create_task(_repeat(self.tidy_round))
+            loops.create_task(self._repeat("recover", self.round))
+            loops.create_task(self._repeat("tidy", self.tidy_round))
+
+    async def _repeat(self, loop: str, round_: Callable[[], Awaitable[None]]) -> None:
+        with self._runtime.pulse.of(loop, rests_s=_ROUND_S) as beat:
+            while True:
+                beat()
+                await round_()
+                await asyncio.sleep(_ROUND_S)
 
     async def round(self) -> None:
         """Once all that messages wait for."""
@@ -83,8 +90,8 @@ class Recover:
             self._purge_at_s = time.monotonic() + _TIDY_S
 
     async def _forget(self) -> None:
-        if time.monotonic() >= self._forget_at_s:
-            await self._upkeep.forget_keys()
+        """Some keys in each round, as with the texts."""
+        if time.monotonic() >= self._forget_at_s and await self._upkeep.forget_keys():
             await self._runtime.receipts.forget_old_orphans(_ORPHAN_AGE)
             await self._runtime.health.forget()
             self._forget_at_s = time.monotonic() + _TIDY_S
@@ -137,9 +144,3 @@ class Recover:
         if ended := sum(status is not None for status in moved):
             self._metrics.ended.labels("undelivered", "no_receipt").inc(ended)
             self._runtime.hints.webhooks.set()
-
-
-async def _repeat(round_: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        await round_()
-        await asyncio.sleep(_ROUND_S)

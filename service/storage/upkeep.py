@@ -11,6 +11,7 @@ from service.storage.sql import queries
 _SQL = queries("recover")
 _AT_ONCE = 500
 _KEYS_AT_ONCE = 5000
+_KEY_BATCHES = 20
 _DEPTH_CAP = 10_000
 
 
@@ -57,10 +58,12 @@ class Upkeep:
         """Sent messages that nothing was heard of by their deadline."""
         return [row["id"] for row in await self._database.fetch(_SQL["without_receipt"])]
 
-    async def forget_keys(self) -> None:
-        """Drop idempotency keys that have expired."""
-        while await self._database.execute(_SQL["forget_keys"], _KEYS_AT_ONCE) == f"DELETE {_KEYS_AT_ONCE}":
-            pass
+    async def forget_keys(self) -> bool:
+        """Drop idempotency keys that have expired, 100,000 at most; returns whether none is left."""
+        for _ in range(_KEY_BATCHES):
+            if await self._database.execute(_SQL["forget_keys"], _KEYS_AT_ONCE) != f"DELETE {_KEYS_AT_ONCE}":
+                return True
+        return False
 
     async def lane_depths(self) -> dict[str, tuple[int, float]]:
         """For each lane: how many messages are due (counted up to 10,000) and for how long the oldest has been."""

@@ -148,9 +148,9 @@ async def test_housekeeping_that_takes_long_keeps_no_message_of_a_dead_worker_wa
     tidying, freed = asyncio.Event(), asyncio.Event()
 
     class Watched(Upkeep):
-        async def forget_keys(self) -> None:
+        async def forget_keys(self) -> bool:
             tidying.set()
-            await asyncio.Event().wait()
+            return await asyncio.Event().wait()
 
         async def dead_workers(self) -> list[UUID]:
             await tidying.wait()

@@ -30,6 +30,7 @@ from service.pipeline.receive import Receive
 from service.pipeline.screen import Screen
 from service.pipeline.submit import Submit
 from service.providers.adapter import Callback, Capabilities, Doubt, Submission
+from service.pulse import Pulse
 from service.runtime import Hints, ProviderAccount, Runtime
 from service.settings import GatewayConfig, Settings
 from service.storage.queue import MessageQueue, Settlement
@@ -195,6 +196,7 @@ class World:
             settings=Settings(base.settings.environment, config),
             metrics=Metrics(),
             hints=Hints(),
+            pulse=Pulse(lambda: time.monotonic() + self.ahead_s),
             queue=self.queue,
             providers=accounts,
             hlr_source=SmsRouteHlr(HLR_ACCOUNT) if config.hlr.provider else None,
@@ -205,7 +207,7 @@ class World:
         self.lookup = Lookup(self.runtime)
         self.receive = Receive(self.runtime, self.lookup)
         self.ahead_s = 0.0
-        """How far the breakers' clock is ahead of the real one."""
+        """How far the clock of the breakers and of the pulse is ahead of the real one."""
         self.submit = Submit(self.runtime, lambda: time.monotonic() + self.ahead_s)
         self.deliver = Deliver(self.runtime, self.lease, Screen(self.runtime, self.lookup), self.submit)
 
