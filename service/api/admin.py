@@ -99,7 +99,7 @@ async def update_client(request: Request, client: str, caller: Operator) -> Resp
         special_rates=body.special_rates,
         senders=body.senders,
         countries=body.countries,
-        limits={name: Rate(rate.per_s, rate.burst) for name, rate in body.limits.items()},
+        limits={name: Rate(rate.per_s, rate.burst) if rate else None for name, rate in body.limits.items()},
     )
     if "\0" in client or not await api.runtime.clients.set_client(client, change, actor(caller)):
         raise Problem(404, "client_not_found", "There is no such client. Take a name of `GET /v1/admin/clients`.")

@@ -77,8 +77,8 @@ class ClientChangeRequest(Strict):
     )
     senders: Senders | None = None
     countries: Countries | None = None
-    limits: dict[Literal["send", "bulk", "hlr"], RateFields] = Field(
-        default={}, description="Its own limits over those of gateway.yaml."
+    limits: dict[Literal["send", "bulk", "hlr"], RateFields | None] = Field(
+        default={}, description="Its own limits over those of gateway.yaml. Null: that of gateway.yaml again."
     )
 
 

@@ -27,14 +27,17 @@ from service.pipeline.limits import Limit
 from service.storage.clients import ClientChange, ClientStore
 
 _MAX: Final = 1_000_000
+_DEFAULT: Final = "default"
 
 clients = typer.Typer(help="Make and list clients, and set what they may do.", no_args_is_help=True)
 
 
-def _read_limit(text: str) -> tuple[str, Rate]:
-    """`send=50:25`: 50 a second on average, 25 at once."""
+def _read_limit(text: str) -> tuple[str, Rate | None]:
+    """`send=50:25`: 50 a second on average, 25 at once. `send=default`: as `gateway.yaml` says, again."""
+    name, _, rate = text.partition("=")
+    if rate == _DEFAULT and name in set(Limit):
+        return name, None
     try:
-        name, _, rate = text.partition("=")
         per_s, _, burst = rate.partition(":")
         limit = Limit(name), Rate(float(per_s), int(burst))
     except ValueError:
@@ -42,7 +45,9 @@ def _read_limit(text: str) -> tuple[str, Rate]:
     if limit is None or not (
         0 < limit[1].per_s <= _MAX and math.isfinite(limit[1].per_s) and 1 <= limit[1].burst <= _MAX
     ):
-        raise typer.BadParameter("write it as send=50:25, bulk=1000:10000 or hlr=10:5 (per second : at once)")
+        raise typer.BadParameter(
+            "write it as send=50:25, bulk=1000:10000 or hlr=10:5 (per second : at once), or send=default"
+        )
     return limit[0].value, limit[1]
 
 
@@ -90,7 +95,9 @@ async def _list() -> list[dict[str, Any]]:
 def set_(
     name: Annotated[str, typer.Argument(help="As `clients list` shows it.", metavar="NAME")],
     *,
-    limit: Annotated[list[str] | None, typer.Option(help="send=50:25, bulk=1000:10000, hlr=10:5; repeatable")] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="send=50:25, bulk=1000:10000, hlr=default; repeatable")
+    ] = None,
     require_idempotency_key: Annotated[bool | None, typer.Option(help="Refuse sends without one.")] = None,
     senders: Annotated[str | None, typer.Option(help="MyApp,MyAppOTP: none but these. '*': all.")] = None,
     countries: Annotated[str | None, typer.Option(help="DE,GB: to none but these. '*': all.")] = None,

@@ -64,13 +64,16 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class ClientChange:
-    """What is to change of a client. None: nothing; of senders and countries an empty list means all."""
+    """What is to change of a client. None: nothing; of senders and countries an empty list means all.
+
+    Of limits, None means that of `gateway.yaml` again.
+    """
 
     require_idempotency_key: bool | None = None
     special_rates: bool | None = None
     senders: Sequence[str] | None = None
     countries: Sequence[str] | None = None
-    limits: Mapping[str, Rate] = field(default_factory=dict)
+    limits: Mapping[str, Rate | None] = field(default_factory=dict)
 
 
 class ClientStore:
@@ -111,7 +114,7 @@ class ClientStore:
 
     async def set_client(self, name: str, change: ClientChange, by: Actor = GATEWAY) -> bool:
         """Change what a client may do; False where there is none of that name."""
-        limits = {kind: asdict(rate) for kind, rate in change.limits.items()}
+        limits = {kind: asdict(rate) if rate else None for kind, rate in change.limits.items()}
         async with self._database.writing() as connection, connection.transaction():
             found = await connection.fetchval(
                 _SQL["set_client"],

@@ -67,6 +67,8 @@ async def test_a_client_is_made_once_and_changed(admin: httpx.AsyncClient) -> No
     again = (await admin.patch("/clients/made", json={"senders": [], "require_idempotency_key": True})).json()
     assert (again["senders"], again["countries"], again["require_idempotency_key"]) == (None, ["US"], True)
     assert again in (await admin.get("/clients")).json()["clients"]
+    reset = (await admin.patch("/clients/made", json={"limits": {"send": None}})).json()
+    assert reset["limits"] == {}, "those of gateway.yaml hold again"
 
 
 @pytest.mark.parametrize(

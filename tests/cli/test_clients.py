@@ -33,10 +33,13 @@ async def test_a_clients_limits_are_set_and_listed(settings: dict[str, object]) 
     assert client["limits"] == {"send": {"per_s": 5.0, "burst": 2}, "bulk": {"per_s": 1000.0, "burst": 10000}}
     assert client["require_idempotency_key"] is True
     assert "send=5:2" in sms_gateway("clients", "list", **settings).stdout
+    assert sms_gateway("clients", "set", "billing", "--limit", "send=default", **settings).returncode == 0
+    (client,) = json.loads(sms_gateway("clients", "list", "--json", **settings).stdout)
+    assert client["limits"] == {"bulk": {"per_s": 1000.0, "burst": 10000}}
 
 
 async def test_a_limit_that_is_none_and_a_client_who_is_nobody_are_refused(settings: dict[str, object]) -> None:
-    for wrong in ("send=50", "mms=5:5", "send=0:5", "send=5:0", "send=nan:5", "send=1:1:1"):
+    for wrong in ("send=50", "mms=5:5", "send=0:5", "send=5:0", "send=nan:5", "send=1:1:1", "mms=default"):
         assert sms_gateway("clients", "set", "billing", "--limit", wrong, **settings).returncode == 2
     unknown = sms_gateway("clients", "set", "nobody", "--limit", "send=5:5", **settings)
     assert (unknown.returncode, "clients list" in unknown.stderr) == (1, True)

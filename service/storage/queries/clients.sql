@@ -26,13 +26,13 @@ SELECT id, webhook_secret FROM clients WHERE name = $1
 SELECT name, require_idempotency_key, special_rates, senders, countries, limits, created_at FROM clients ORDER BY name
 
 -- name: set_client
--- Changes what is not NULL. Of senders and countries an empty list means: all.
+-- Changes what is not NULL. Of senders and countries an empty list means: all; a limit that is null: the default.
 UPDATE clients
 SET require_idempotency_key = coalesce($2, require_idempotency_key),
     special_rates = coalesce($3, special_rates),
     senders = CASE WHEN $4::text[] IS NULL THEN senders ELSE nullif($4, '{}') END,
     countries = CASE WHEN $5::text[] IS NULL THEN countries ELSE nullif($5, '{}') END,
-    limits = limits || $6::jsonb
+    limits = jsonb_strip_nulls(limits || $6::jsonb)
 WHERE name = $1
 RETURNING id
 
