@@ -8,14 +8,17 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from service.domain.message import Traffic
 from service.errors import StoreError
 from service.runtime import Hints, Runtime
+from service.storage.batch import UNHURRIED_S
 
 log = logging.getLogger(__name__)
 
 _WEBHOOKS = "webhooks"
-_QUIET_S = 0.01
-"""What is stored within this time of a hint shares the next one, so that a flood rings 100 times a second at most."""
+_QUIET_S = {_WEBHOOKS: UNHURRIED_S, Traffic.MARKETING.value: UNHURRIED_S}
+"""What is stored within this time of a hint shares the next one, so that a flood rings 50 times a second at most."""
+_LANE_QUIET_S = 0.01
 
 
 @asynccontextmanager
@@ -50,7 +53,7 @@ async def _ring(runtime: Runtime, name: str, event: asyncio.Event) -> None:
             await runtime.bell.ring(name)
         except StoreError as error:
             log.info("a hint was lost", extra={"error": str(error)})
-        await asyncio.sleep(_QUIET_S)
+        await asyncio.sleep(_QUIET_S.get(name, _LANE_QUIET_S))
 
 
 @asynccontextmanager

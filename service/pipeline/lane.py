@@ -18,7 +18,7 @@ from service.pipeline.lease import Lease
 from service.pipeline.pace import PATIENCE_S
 from service.runtime import Runtime
 from service.settings import GatewayConfig
-from service.storage.batch import LANES_EVERY_S
+from service.storage.batch import TO_PROVIDER_EVERY_S
 from service.storage.queue import Claimed
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Lane:
         claimed = await self._claim(free) if free > 0 else 0
         if claimed < free or free <= 0:
             await self._rest()
-        if (wait_s := began_s + LANES_EVERY_S[self._traffic] - time.monotonic()) > 0:
+        if (wait_s := began_s + TO_PROVIDER_EVERY_S[self._traffic] - time.monotonic()) > 0:
             await asyncio.sleep(wait_s)  # a claim costs as much for one as for many
 
     async def _rest(self) -> None:

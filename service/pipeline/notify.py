@@ -31,7 +31,7 @@ from service.http import parsed
 from service.pipeline.lease import Lease
 from service.runtime import Runtime
 from service.settings import WEBHOOKS
-from service.storage.batch import WEBHOOKS_EVERY_S
+from service.storage.batch import UNHURRIED_S
 from service.storage.outbox import Delivery, DeliveryResult
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Notify:
         self._lease = lease
         self._wake = runtime.hints.webhooks
         self._under_way: dict[UUID, asyncio.Task[None]] = {}
+        self._calling: dict[UUID, Delivery] = {}
         self._busy: Counter[str] = Counter()
         self.claiming_since_s = math.inf
 
@@ -76,7 +77,7 @@ class Notify:
                     await self._wake.wait()
             except TimeoutError:
                 pass
-        if (wait_s := began_s + WEBHOOKS_EVERY_S - time.monotonic()) > 0:
+        if (wait_s := began_s + UNHURRIED_S - time.monotonic()) > 0:
             await asyncio.sleep(wait_s)  # a claim costs as much for one as for many
 
     async def drain(self, timeout_s: float) -> None:
@@ -101,6 +102,7 @@ class Notify:
         finally:
             self.claiming_since_s = math.inf
         for delivery in deliveries:
+            self._calling[delivery.id] = delivery
             self._busy[delivery.target] += 1
             task = asyncio.create_task(self._deliver(delivery))
             self._under_way[delivery.id] = task
@@ -108,11 +110,19 @@ class Notify:
         return len(deliveries)
 
     def _done(self, delivery: Delivery, task: asyncio.Task[None]) -> None:
-        full = len(self._under_way) >= self._settings.concurrency
-        if full or delivery.failures or self._busy[delivery.target] >= self._settings.per_target:
-            self._wake.set()  # a place is free that may be waited for
+        if len(self._under_way) >= self._settings.concurrency:
+            self._wake.set()
         if self._under_way.get(delivery.id) is task:
             del self._under_way[delivery.id]
+        self._leave(delivery)
+
+    def _leave(self, delivery: Delivery) -> None:
+        """Free its place at the target, for which others may wait."""
+        if self._calling.get(delivery.id) is not delivery:
+            return
+        del self._calling[delivery.id]
+        if delivery.failures or self._busy[delivery.target] >= self._settings.per_target:
+            self._wake.set()
         self._busy[delivery.target] -= 1
         if self._busy[delivery.target] <= 0:
             del self._busy[delivery.target]
@@ -161,6 +171,8 @@ class Notify:
     async def _settle(self, delivery: Delivery, response: httpx.Response | str) -> None:
         status = response.status_code if isinstance(response, httpx.Response) else None
         if status is not None and httpx.codes.is_success(status):
+            if not delivery.failures:
+                self._leave(delivery)  # it calls no more, only its result waits for company
             await self._result(delivery, "delivered", None, status, None)
             self._metrics.webhook_age_s.observe(delivery.age_s)
             if delivery.failures:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Final, Generic, TypeVar
 
@@ -20,12 +20,12 @@ Answer = TypeVar("Answer")
 
 PATIENCE_S: Final = 4.0
 """How long a caller of the API waits for a batch. Some requests need two, and many callers hang up after 10 s."""
-LANES_EVERY_S: Final = {Traffic.OTP: 0.0, Traffic.TRANSACTIONAL: 0.005, Traffic.MARKETING: 0.02}
-"""How soon one batch of a lane may follow another. See docs/decisions/0011-otps-wait-for-no-campaign.md."""
+TO_PROVIDER_EVERY_S: Final = {Traffic.OTP: 0.0, Traffic.TRANSACTIONAL: 0.01, Traffic.MARKETING: 0.02}
+"""How soon one batch of a lane may follow another on the way to the provider. See docs/decisions/0014-company.md."""
 UNHURRIED_S: Final = 0.02
-"""The same for what nobody waits for: receipts."""
-WEBHOOKS_EVERY_S: Final = 0.005
-"""The same for webhooks. Not urgent, but a target has few places, each held until its result is stored."""
+"""The same for what comes after the call: settlements, receipts, webhooks."""
+SETTLE_EVERY_S: Final = {Traffic.OTP: 0.0, Traffic.TRANSACTIONAL: UNHURRIED_S, Traffic.MARKETING: UNHURRIED_S}
+"""The same for settlements. An OTP may go on to the next provider after one."""
 _LONG_S: Final = 0.005
 _DEADLOCK = "40P01"
 _DEADLOCK_TRIES = 5
@@ -189,10 +189,12 @@ class Batcher(Generic[Item, Answer]):
 
 
 def by_lane(
-    run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]], lock_key: Callable[[Item], Any] | None = None
+    run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+    every_s: Mapping[Traffic, float],
+    lock_key: Callable[[Item], Any] | None = None,
 ) -> dict[Traffic, Batcher[Item, Answer]]:
     """Batches of its own for each class of traffic, so that an OTP never waits for a campaign's."""
-    return {lane: Batcher(run, lock_key=lock_key, every_s=every_s) for lane, every_s in LANES_EVERY_S.items()}
+    return {lane: Batcher(run, lock_key=lock_key, every_s=seconds) for lane, seconds in every_s.items()}
 
 
 def _fail(batch: Iterable[_Entry[Any, Any]], error: BaseException) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from service.storage.batch import WEBHOOKS_EVERY_S, Batcher
+from service.storage.batch import UNHURRIED_S, Batcher
 from service.storage.database import Database
 from service.storage.sql import queries
 
@@ -62,7 +62,7 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._results: Batcher[DeliveryResult, None] = Batcher(
-            self._settle, lock_key=lambda item: item.delivery_id.int, every_s=WEBHOOKS_EVERY_S
+            self._settle, lock_key=lambda item: item.delivery_id.int, every_s=UNHURRIED_S
         )
 
     async def claim(self, worker_id: UUID, limit: int, per_target: int, calls: Mapping[str, int]) -> list[Delivery]:

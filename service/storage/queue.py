@@ -14,7 +14,7 @@ import orjson
 
 from service.domain.message import Traffic
 from service.errors import StoreError, Unstorable
-from service.storage.batch import by_lane
+from service.storage.batch import SETTLE_EVERY_S, TO_PROVIDER_EVERY_S, by_lane
 from service.storage.database import Connection, Database
 from service.storage.numbers import Known, known
 from service.storage.sql import queries
@@ -136,8 +136,8 @@ class MessageQueue:
         self._receipt_wait = receipt_wait
         self._settle_again_after_s = settle_again_after_s
         self._text_at_once = list(text_at_once)
-        self._begins = by_lane(self._begin, lock_key=lambda item: item.message_id.int)
-        self._settlements = by_lane(self._settle, lock_key=lambda item: item.message_id.int)
+        self._begins = by_lane(self._begin, TO_PROVIDER_EVERY_S, lock_key=lambda item: item.message_id.int)
+        self._settlements = by_lane(self._settle, SETTLE_EVERY_S, lock_key=lambda item: item.message_id.int)
 
     async def claim(self, lane: Traffic, worker_id: UUID, floors: dict[UUID, datetime], limit: int) -> list[Claimed]:
         """At most `limit` due messages of a lane, a turn for each client; none due before its client's floor."""

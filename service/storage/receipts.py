@@ -11,7 +11,6 @@ from uuid import UUID
 from service.domain.receipt import reason_for
 from service.storage.batch import PATIENCE_S, UNHURRIED_S, Batcher
 from service.storage.database import Connection, Database
-from service.storage.queue import lock_messages
 from service.storage.sql import queries
 
 _SQL = queries("receive")
@@ -64,8 +63,7 @@ class ReceiptStore:
         async with self._database.writing() as connection, connection.transaction():
             attempts = await _attempts(connection, items)
             known = {(attempts[item], item.status): item for item in items if item in attempts}
-            message_ids = await connection.fetch(_SQL["messages_of_attempts"], [attempt for attempt, _ in known])
-            await lock_messages(connection, [row["message_id"] for row in message_ids])
+            await connection.execute(_SQL["lock_messages_of_attempts"], [attempt for attempt, _ in known])
             rows = await connection.fetch(
                 _SQL["apply_receipts"], *_arguments(known), self._receipt_wait, self._text_at_once
             )

@@ -15,7 +15,8 @@ from typing import Any, Final
 import aiohttp
 from yarl import URL
 
-from tests.chaos.stage import CONFIG, Stage, a_stage
+from tests.chaos.config import CONFIG
+from tests.chaos.stage import Stage, a_stage
 from tests.observability.monitoring import Panel, panels
 from tests.observability.prometheus import Prometheus, Series, prometheus
 

@@ -488,6 +488,39 @@ async def test_a_claim_that_fails_is_tried_again(world: World, listener: Listene
         await listener.wait_for(1)
 
 
+@pytest.mark.parametrize("answer", [204, 500])
+async def test_what_a_target_has_acknowledged_holds_no_place_at_it_while_the_result_is_stored(
+    make_world: MakeWorld, listener: Listener, answer: int
+) -> None:
+    """After a failure it does: the target must be known to fail before it is called again."""
+    world = await make_world(webhooks={"allow_loopback": True, "per_target": 1})
+    listener.reply_status = answer
+    for _ in range(2):
+        await delivered(world, listener.url)
+    go = asyncio.Event()
+
+    class Slow(WatchedOutbox):
+        async def claim(self, *arguments: Any) -> Any:
+            found = await super().claim(*arguments)
+            if storing.is_set():
+                claimed.append(len(found))
+                again.set()
+            return found
+
+        async def settle(self, result: DeliveryResult) -> None:
+            storing.set()
+            await go.wait()
+            await super().settle(result)
+
+    storing, again, claimed = asyncio.Event(), asyncio.Event(), list[int]()
+    async with notifying(world, outbox=Slow(world)):
+        await asyncio.wait_for(storing.wait(), 10)
+        world.runtime.hints.webhooks.set()
+        await asyncio.wait_for(again.wait(), 10)
+        assert claimed[0] == (answer == 204)
+        go.set()
+
+
 async def test_no_more_webhooks_are_called_at_once_than_allowed(make_world: MakeWorld, listener: Listener) -> None:
     world = await make_world(webhooks={"allow_loopback": True, "concurrency": 2, "per_target": 2})
     listener.delay = 0.02

@@ -10,7 +10,7 @@ import pytest
 
 from service.domain.message import Traffic
 from service.errors import CommitUnknown, StoreOverloaded, Unstorable
-from service.storage.batch import Batcher, by_lane
+from service.storage.batch import TO_PROVIDER_EVERY_S, Batcher, by_lane
 
 
 class Recording:
@@ -293,7 +293,7 @@ async def test_who_comes_long_after_a_batch_waits_for_nobody() -> None:
 
 async def test_batches_of_one_lane_do_not_wait_for_those_of_another() -> None:
     store = Held()
-    batchers = by_lane(store.run)
+    batchers = by_lane(store.run, TO_PROVIDER_EVERY_S)
     campaign = asyncio.create_task(batchers[Traffic.MARKETING].submit(1))
     await store.begun.wait()
     store.begun.clear()

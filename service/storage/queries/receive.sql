@@ -1,5 +1,10 @@
--- name: messages_of_attempts
-SELECT DISTINCT a.message_id FROM unnest($1::uuid[]) AS i (id) JOIN attempts AS a USING (id)
+-- name: lock_messages_of_attempts
+-- As `lock_messages` (of deliver.sql), for whoever knows attempts.
+SELECT m.id
+FROM (SELECT DISTINCT a.message_id AS id FROM unnest($1::uuid[]) AS i (id) JOIN attempts AS a USING (id)) AS i
+JOIN messages AS m USING (id)
+ORDER BY m.id
+FOR NO KEY UPDATE OF m
 
 -- name: apply_receipts
 -- Records receipts, closes their attempts and moves their messages on; runs under lock_messages.
