@@ -15,6 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from service.errors import ConfigurationError
 
 _HERE = Path(__file__).parent / "migrations"
+PATIENCE = "5s"
+"""How long a change waits for a table. All who come after it wait as well, so behind a long transaction it gives up."""
 
 
 def _config() -> Config:
@@ -23,13 +25,15 @@ def _config() -> Config:
     return config
 
 
-def migrate(dsn: str) -> str:
+def migrate(dsn: str, *, to: str = "head", patience: str = PATIENCE) -> str:
     """Run the pending migrations and return the schema's version. Blocking; safe while other replicas do the same.
 
     Raises:
-        ConfigurationError: the database has a schema that this release does not know, or PostgreSQL refuses.
+        ConfigurationError: the database has a schema that this release does not know, a table is in use for longer than
+            `patience`, or PostgreSQL refuses.
     """
     config = _config()
+    config.attributes["patience"] = patience
     # By psycopg itself, for SQLAlchemy's URLs know no second host. PgBouncer in transaction mode would keep prepared
     # statements for whoever comes next.
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn, prepare_threshold=None))
@@ -38,10 +42,15 @@ def migrate(dsn: str) -> str:
             _check_known(MigrationContext.configure(connection).get_current_revision(), config)
             connection.rollback()  # of the reading: the versions get a transaction of their own
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, to)
             connection.commit()
             return MigrationContext.configure(connection).get_current_revision() or ""
     except DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            raise ConfigurationError(
+                "A long transaction uses a table that the migration must change, so it gave up and changed nothing. "
+                "End that transaction (pg_stat_activity shows it), or run the migration again when it is over."
+            ) from error
         said = str(error.orig).strip().partition("\n")[0]
         raise ConfigurationError(f"The database of SMS_GATEWAY_DATABASE_URL refuses a migration: {said}") from error
     finally:

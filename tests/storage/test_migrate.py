@@ -112,6 +112,19 @@ async def test_what_a_later_version_added_is_in_every_partition_and_moves_into_o
     await database.close()
 
 
+async def test_a_migration_gives_up_on_a_table_that_is_in_use_and_says_what_to_do(empty_dsn: str) -> None:
+    """Whoever waits for a lock is waited for by all who come after."""
+    await asyncio.to_thread(migrate, empty_dsn, to="v0001")
+    database = await Database.open(empty_dsn, connections=2)
+    async with database.writing() as dump, dump.transaction():
+        await dump.fetch("SELECT FROM messages")
+        with pytest.raises(ConfigurationError, match="gave up and changed nothing"):
+            await asyncio.to_thread(migrate, empty_dsn, patience="20ms")
+    assert await database.schema_version() == "v0001"
+    assert await asyncio.to_thread(migrate, empty_dsn) == newest_version()
+    await database.close()
+
+
 async def test_a_second_run_changes_nothing(empty_dsn: str) -> None:
     await asyncio.to_thread(migrate, empty_dsn)
     database = await Database.open(empty_dsn, connections=1)

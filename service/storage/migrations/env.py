@@ -6,8 +6,6 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 LOCK = 0x534D5347  # "SMSG": any constant of our own would do.
-PATIENCE = "5s"
-"""How long a change waits for a table. All who come after it wait as well, so behind a long transaction it gives up."""
 
 
 def migrate(connection: Connection) -> None:
@@ -19,7 +17,8 @@ def migrate(connection: Connection) -> None:
     context.configure(connection=connection)
     with context.begin_transaction():
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        connection.execute(text("SELECT set_config('lock_timeout', :patience, true)"), {"patience": PATIENCE})
+        patience = context.config.attributes["patience"]
+        connection.execute(text("SELECT set_config('lock_timeout', :patience, true)"), {"patience": patience})
         context.run_migrations()
 
 
