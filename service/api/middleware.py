@@ -31,6 +31,8 @@ _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "O
 _NO_ROUTE: Final = "(none)"
 _API: Final = "/v1/"
 _RECEIPTS: Final = "/v1/receipts/"
+_FROM_OUTSIDE: Final = "/v1/receipts"
+"""What the ingress lets through, with a slash behind it or not."""
 MOST_SENDS: Final = 1000
 MOST_RECEIPTS: Final = 500
 MOST_OTHERS: Final = 500
@@ -86,7 +88,7 @@ class Surround:
         path: str = scope["path"]
         if not path.startswith(_API):
             return NO_SPAN
-        return self._tracing.request(None if path.startswith(_RECEIPTS) else header(scope, b"traceparent"))
+        return self._tracing.request(None if path.startswith(_FROM_OUTSIDE) else header(scope, b"traceparent"))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, span: Span) -> None:
         began_s = time.perf_counter()

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Literal
 from uuid import UUID
 
 from service.domain.health import Breaker, BreakerState, Pass
@@ -17,8 +18,6 @@ from service.runtime import ProviderAccount, Runtime
 _STATE_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 _HELD_RETRY_S = 2.0
-_HANGS_S = 0.25
-"""Where all calls are under way and none has ended for so long, nobody waits: they would fill the lane."""
 
 
 class Call:
@@ -34,6 +33,31 @@ class Call:
         return self._breaker.end(self._passed, success, self._now())
 
 
+class _Places(asyncio.Semaphore):
+    """So many calls at once."""
+
+    def __init__(self, number: int, now: Callable[[], float]) -> None:
+        super().__init__(number)
+        self._now = now
+        self._moved_s = now()
+
+    def hang(self) -> bool:
+        """Whether all are taken and none has become free for as long as anybody waits for one.
+
+        Nobody waits then: those who do hold places of their lane, which messages for other providers need.
+        """
+        return self.locked() and self._now() >= self._moved_s + PATIENCE_S
+
+    async def acquire(self) -> Literal[True]:
+        await super().acquire()
+        self._moved_s = self._now()
+        return True
+
+    def release(self) -> None:
+        self._moved_s = self._now()
+        super().release()
+
+
 class Gate:
     """One provider's gate in this process; the pace is shared with all others. `now` is the clock of its breaker."""
 
@@ -46,9 +70,8 @@ class Gate:
         self.held = False
         """An operator has paused the provider."""
         self._paused_until_s = 0.0
-        self._moved_s = now()
-        self._all_calls = asyncio.Semaphore(settings.max_in_flight)
-        self._other_calls = asyncio.Semaphore(max(1, int(settings.max_in_flight * (1 - settings.otp_reserve))))
+        self._all_calls = _Places(settings.max_in_flight, now)
+        self._other_calls = _Places(max(1, int(settings.max_in_flight * (1 - settings.otp_reserve))), now)
         self._paces = {
             lane: Pace(runtime.pacing, _intervals_s(account, lane), RESERVE_AHEAD_S if lane is Traffic.OTP else 0.0)
             for lane in Traffic
@@ -96,6 +119,8 @@ class Gate:
             Busy: the breaker is open, an operator or the provider wants a pause, or the turn is over `PATIENCE_S` away.
         """
         self._check_open()
+        if any(places.hang() for places in self._places(traffic)):
+            raise Busy(PATIENCE_S)
         await self._sender_paces.get(sender, self._paces[traffic]).wait(client_id)
         async with self._in_flight(traffic):
             self._check_open()
@@ -114,12 +139,13 @@ class Gate:
         if (wait_s := self._paused_until_s - now_s) > 0:
             raise Busy(wait_s)
 
+    def _places(self, traffic: Traffic) -> list[_Places]:
+        return [self._all_calls] if traffic is Traffic.OTP else [self._other_calls, self._all_calls]
+
     @asynccontextmanager
     async def _in_flight(self, traffic: Traffic) -> AsyncIterator[None]:
-        kinds = [self._all_calls] if traffic is Traffic.OTP else [self._other_calls, self._all_calls]
-        if any(calls.locked() for calls in kinds) and self._now() >= self._moved_s + _HANGS_S:
-            raise Busy(PATIENCE_S)
-        held: list[asyncio.Semaphore] = []
+        kinds = self._places(traffic)
+        held: list[_Places] = []
         try:
             async with asyncio.timeout(PATIENCE_S):
                 for calls in kinds:
@@ -129,11 +155,9 @@ class Gate:
             for calls in held:
                 calls.release()
             raise Busy(PATIENCE_S) from None
-        self._moved_s = self._now()
         try:
             yield
         finally:
-            self._moved_s = self._now()
             for calls in held:
                 calls.release()
 

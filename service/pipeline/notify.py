@@ -56,7 +56,7 @@ class Notify:
         self._lease = lease
         self._wake = runtime.hints.webhooks
         self._under_way: dict[UUID, asyncio.Task[None]] = {}
-        self._calling: dict[UUID, Delivery] = {}
+        self._calling: set[Delivery] = set()
         self._busy: Counter[str] = Counter()
         self.claiming_since_s = math.inf
 
@@ -90,6 +90,11 @@ class Notify:
         """The webhooks that are worked on."""
         return list(self._under_way)
 
+    @property
+    def places_taken(self) -> int:
+        """How many webhooks are being called, by all targets together."""
+        return self._busy.total()
+
     async def _claim(self, free: int) -> int:
         per_target = self._settings.per_target
         self.claiming_since_s = time.monotonic()
@@ -102,7 +107,7 @@ class Notify:
         finally:
             self.claiming_since_s = math.inf
         for delivery in deliveries:
-            self._calling[delivery.id] = delivery
+            self._calling.add(delivery)
             self._busy[delivery.target] += 1
             task = asyncio.create_task(self._deliver(delivery))
             self._under_way[delivery.id] = task
@@ -117,10 +122,10 @@ class Notify:
         self._leave(delivery)
 
     def _leave(self, delivery: Delivery) -> None:
-        """Free its place at the target, for which others may wait."""
-        if self._calling.get(delivery.id) is not delivery:
+        """Free its place at the target, for which others may wait. The same webhook, claimed anew, has its own."""
+        if delivery not in self._calling:
             return
-        del self._calling[delivery.id]
+        self._calling.remove(delivery)
         if delivery.failures or self._busy[delivery.target] >= self._settings.per_target:
             self._wake.set()
         self._busy[delivery.target] -= 1

@@ -22,7 +22,7 @@ from service.domain.ids import new_attempt_id, show
 from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.routing import Route
-from service.errors import LeaseLost, MaybeSent, NotSent, StoreError, TargetRefused
+from service.errors import CommitUnknown, LeaseLost, MaybeSent, NotSent, TargetRefused
 from service.pipeline.gate import Call, Gate
 from service.pipeline.health import Health, provider_is_down
 from service.pipeline.pace import Busy
@@ -130,16 +130,12 @@ class Submit:
         try:
             async with gate.turn(work.message.traffic, work.message.client_id, work.message.sender) as call:
                 self._count(work, tour.failed, name)
-                outcome = await self._call(work, gate, call, attempt_id)
+                outcome = await self._first_call(work, gate, call, attempt_id)
         except Busy as busy:
             if busy.down:
                 tour.failed = name
             tour.wait(busy.retry_in_s, elsewhere=busy.down or busy.retry_in_s > work.patience_s)
             return None
-        except (LeaseLost, StoreError):
-            # The attempt may be on disk, but no call was made. Left open, it would be taken for one on its way.
-            await self._queue.settle(_attempt(work, attempt_id, Unavailable("not_called")))
-            raise
         if isinstance(outcome, Accepted | Rejected):
             return _final(work, gate, attempt_id, outcome)
         await self._queue.settle(_attempt(work, attempt_id, outcome))
@@ -158,6 +154,14 @@ class Submit:
             case Unavailable():
                 tour.waits_s.append(_backoff_s(work))
         return None
+
+    async def _first_call(self, work: Work, gate: Gate, call: Call, attempt_id: UUID) -> Outcome:
+        try:
+            return await self._call(work, gate, call, attempt_id)
+        except (LeaseLost, CommitUnknown):
+            # The attempt may be on disk, but no call was made. Left open, it would be taken for one on its way.
+            await self._queue.settle(_attempt(work, attempt_id, Unavailable("not_called")))
+            raise
 
     def _count(self, work: Work, failed: str | None, name: str) -> None:
         """Count a failover, or how long the message took to its very first call."""

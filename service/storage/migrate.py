@@ -15,8 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from service.errors import ConfigurationError
 
 _HERE = Path(__file__).parent / "migrations"
-PATIENCE = "5s"
-"""How long a change waits for a table. All who come after it wait as well, so behind a long transaction it gives up."""
+PATIENCE = "2s"
+"""How long a change waits for a table. All who come after it wait as well, and a caller 4 s at most: so it gives up."""
 
 
 def _config() -> Config:

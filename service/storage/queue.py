@@ -130,7 +130,7 @@ class MessageQueue:
         *,
         receipt_wait: timedelta,
         text_at_once: Sequence[str] = ("otp",),
-        settle_again_after_s: Sequence[float] = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4),
+        settle_again_after_s: Sequence[float] = (0.1, 0.2, *[0.5] * 25),
     ) -> None:
         self._database = database
         self._receipt_wait = receipt_wait
@@ -164,14 +164,17 @@ class MessageQueue:
         return [begun.get(item.attempt_id) for item in items]
 
     async def settle(self, item: Settlement) -> str | None:
-        """Store what happened; returns the message's new status, None where it did not move.
+        """Store what happened; returns the message's new status, None where it did not move (or had moved, unheard).
 
-        Nobody else knows it, so PostgreSQL is told again where it does not answer, for as long as it may take to start
-        after a crash. A settlement that was stored already changes nothing.
+        Nobody else knows it, so PostgreSQL is told again where it does not answer, for as long as a lease lasts: then
+        others take over. The pauses are short, because they do so as soon as PostgreSQL is back. A settlement that was
+        stored already changes nothing, as long as its worker does not work on the message anew.
 
         Raises:
             StoreError: it was not taken. To whoever takes the message over, a call that was made is an unknown one.
         """
+        if item.move is Move.NO_RECEIPT:  # no news: the next round asks again
+            return await self._settlements[item.lane].submit(item)
         for again_after_s in self._settle_again_after_s:
             try:
                 return await self._settlements[item.lane].submit(item)

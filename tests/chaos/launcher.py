@@ -8,7 +8,7 @@ to show that the suite notices:
 - `ack-before-commit`: a send is answered before it is stored.
 - `no-lease`: a worker calls a provider without asking whether the message is still its own.
 - `no-drain`: what is under way at SIGTERM gets no time to end.
-- `early-fail`: what no provider takes at once is given up, under one pretext or another, or held for no reason.
+- `early-fail`: what no provider takes at once is given up, under one pretext or another.
 - `resend`: what a provider without idempotency keys may have goes to the next provider, whatever it is.
 """
 
@@ -114,7 +114,7 @@ def _early_fail() -> None:
     ends = {
         Traffic.OTP: (Move.FAIL, "expired"),
         Traffic.TRANSACTIONAL: (Move.FAIL, "refused_by_providers"),
-        Traffic.MARKETING: (Move.HOLD, "no_provider_available"),
+        Traffic.MARKETING: (Move.FAIL, "no_route"),
     }
 
     def nobody(work: submit.Work, _: object) -> Settlement:

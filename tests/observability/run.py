@@ -80,9 +80,10 @@ class Run:
 
     async def _provider_dies(self) -> None:
         await self.stage.primary.fault("down")
-        while not await self.prometheus.number('max(sms_gateway_breaker_state{provider="primary"})'):
-            for sender in _SENDERS:
-                await self._send(next(iter(self.accepted)), sender, _DELIVERED)
+        async with asyncio.timeout(FULL_WITHIN_S):
+            while not await self.prometheus.number('max(sms_gateway_breaker_state{provider="primary"})'):
+                for sender in _SENDERS:
+                    await self._send(next(iter(self.accepted)), sender, _DELIVERED)
         await self._look()
         await self.stage.primary.fault("none")
 
@@ -102,8 +103,9 @@ class Run:
 
     async def _database_dies(self) -> None:
         await self.stage.postgres.kill()
-        while not await self.prometheus.number("sum(sms_gateway_worker_errors_total)"):
-            await self._send(next(iter(self.accepted)), "MyApp", _DELIVERED)
+        async with asyncio.timeout(FULL_WITHIN_S):
+            while not await self.prometheus.number("sum(sms_gateway_worker_errors_total)"):
+                await self._send(next(iter(self.accepted)), "MyApp", _DELIVERED)
         await self.stage.start()
 
     async def _look(self) -> None:

@@ -197,7 +197,7 @@ async def test_nobody_waits_for_a_place_at_a_provider_that_answers_nobody(make_w
         await asyncio.sleep(0)
         assert not waiting.done(), "a call may end in a moment"
         waiting.cancel()
-        world.ahead_s += 0.3
+        world.ahead_s += 1.0
         with pytest.raises(Busy) as busy:
             await asyncio.wait_for(gate.turn(Traffic.MARKETING, CLIENT, "MyApp").__aenter__(), 0.5)
         assert (busy.value.retry_in_s, busy.value.down) == (1.0, False)

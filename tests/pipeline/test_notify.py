@@ -521,6 +521,32 @@ async def test_what_a_target_has_acknowledged_holds_no_place_at_it_while_the_res
         go.set()
 
 
+async def test_a_webhook_that_is_claimed_anew_while_its_first_call_hangs_gives_both_places_back(
+    make_world: MakeWorld, listener: Listener
+) -> None:
+    """As after a lease that ran out: the same process goes on under a new id, and takes over from its old one."""
+    world = await make_world(webhooks={"allow_loopback": True, "per_target": 2})
+    message_id = await delivered(world, listener.url)
+    held = Held()
+    notify = Notify(replace(world.runtime, webhook_http=held), world.lease)
+    running = asyncio.create_task(notify.run())
+    await asyncio.wait_for(held.called.wait(), 10)
+    held.called.clear()
+    await world.database.execute(
+        "UPDATE webhook_deliveries SET worker_id = NULL, due_at = now() WHERE message_id = $1", message_id
+    )
+    world.runtime.hints.webhooks.set()
+    await asyncio.wait_for(held.called.wait(), 10)
+    held.go.set()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await notify.drain(5)
+    async with asyncio.timeout(10):
+        while notify.places_taken:  # noqa: ASYNC110 - the first call's task is nobody's by now
+            await asyncio.sleep(0)
+    await held.aclose()
+
+
 async def test_no_more_webhooks_are_called_at_once_than_allowed(make_world: MakeWorld, listener: Listener) -> None:
     world = await make_world(webhooks={"allow_loopback": True, "concurrency": 2, "per_target": 2})
     listener.delay = 0.02

@@ -11,7 +11,7 @@ import pytest
 
 from service.domain.message import Traffic
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable
-from service.errors import CommitUnknown, LeaseLost, MaybeSent, NotSent, TargetRefused
+from service.errors import CommitUnknown, LeaseLost, MaybeSent, NotSent, StoreOverloaded, TargetRefused
 from service.pipeline.deliver import routes_of
 from service.pipeline.submit import Submit, Work
 from service.providers.adapter import Capabilities
@@ -294,6 +294,22 @@ async def test_an_attempt_that_may_be_stored_but_was_not_called_leaves_no_doubt(
     await world.step()
     assert await world.where(message_id) == ("sent", None)
     assert len(world.http.calls) == 1
+
+
+async def test_a_store_error_before_there_was_an_attempt_is_told_at_once(make_world: MakeWorld) -> None:
+    """Nothing is in doubt, so nothing is to be settled, and the message's place in its lane is free."""
+
+    class Away(WatchedQueue):
+        async def begin(self, _: Begin) -> Begun | None:
+            raise StoreOverloaded("no connection")
+
+    world = await make_world()
+    await world.accept()
+    work = await claim(world)
+    queue = Away(world.runtime)
+    with pytest.raises(StoreOverloaded):
+        await Submit(replace(world.runtime, queue=queue))(work)
+    assert queue.settled == []
 
 
 async def test_the_attempt_is_on_disk_before_the_call(world: World) -> None:

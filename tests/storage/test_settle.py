@@ -116,6 +116,14 @@ async def test_what_was_settled_unheard_is_settled_again_and_changes_nothing(
     assert len(await case.webhooks()) == (status == "failed")
 
 
+async def test_that_no_receipt_came_is_told_once_for_the_next_round_asks_again(store: Store) -> None:
+    case = await a_case(store)
+    queue = Silent(store.database, 1)
+    with pytest.raises(CommitUnknown):
+        await queue.settle(Settlement(case.message_id, None, Move.NO_RECEIPT))
+    assert queue.told == 1
+
+
 async def test_what_cannot_be_settled_is_told_in_the_end(store: Store) -> None:
     case = await a_case(store)
     with pytest.raises(CommitUnknown):
