@@ -141,16 +141,25 @@ def _not_heard(case: Case) -> str | None:
     """
     if not case.sends:
         return "and no provider has it"
-    if case.in_doubt and behaviour_of(case.message["recipient"]).receipt is not ReceiptStatus.DELIVERED:
+    # That other one may have been cleared up since, by the late answer of a worker that was given up.
+    several = len(case.attempts) > 1
+    if (case.in_doubt or several) and behaviour_of(case.message["recipient"]).receipt is not ReceiptStatus.DELIVERED:
         return None
     if case.clocks_right and any(send.receipt for _, send in case.sends):
         return "although its provider had a receipt to send"
     return None
 
 
+def _opted_out(case: Case) -> str | None:
+    """A provider said that the recipient opted out, and whoever worked on the message by then met that on the list."""
+    said = any(attempt["outcome"] == "rejected" and attempt["reason"] == "opted_out" for attempt in case.attempts)
+    return None if said and not case.sends else "and no provider said that the recipient opted out"
+
+
 _EXCUSES: Final[Mapping[End, Callable[[Case], str | None]]] = {
     ("cancelled", None): _cancelled,
     ("failed", "expired"): _expired,
+    ("failed", "suppressed"): _opted_out,
     ("failed", "submit_unknown"): _nobody_knows,
     ("undelivered", "no_receipt"): _not_heard,
 }

@@ -84,9 +84,10 @@ def test_an_end_that_the_number_or_a_fault_explains_is_no_loss(case: Case) -> No
     [
         *(
             (_case("failed", reason, outcomes=(_UNAVAILABLE,)), "which nothing excuses")
-            for reason in ("no_route", "refused_by_providers", "suppressed", "number_unreachable", "invalid_number")
+            for reason in ("no_route", "refused_by_providers", "number_unreachable", "invalid_number")
         ),
         (_case("undelivered", "absent_subscriber", news=("taken",)), "which nothing excuses"),
+        (_case("failed", "suppressed", outcomes=(_UNAVAILABLE,)), "no provider said that the recipient opted out"),
         (_case("delivered", None, outcomes=(_ACCEPTED,)), "no provider sent a receipt"),
         (_case("delivered", None, to=_ABSENT, news=("taken",)), "which nothing excuses"),
         (_case("failed", "invalid_number", to=_REFUSED), "no provider said so"),

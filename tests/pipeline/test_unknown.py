@@ -320,6 +320,49 @@ async def test_a_late_refusal_wakes_a_message_that_is_held_for_it(make_world: Ma
     ]
 
 
+async def test_a_late_rejection_ends_a_message_that_is_held_for_it(make_world: MakeWorld) -> None:
+    """It is final for the message: no other provider is asked."""
+    slow, other = await make_world(WITHOUT_KEY), await make_world(WITHOUT_KEY)
+    call = Hanging(slow, Rejected("invalid_number"))
+    message_id = await call.start("marketing")
+    await rows.end_lease(slow.database, slow.lease.worker_id)
+    await other.runtime.upkeep.take_over(slow.lease.worker_id)
+    await other.step()
+    assert await other.where(message_id) == ("sending", "submit_unknown")
+    await call.answer()
+    assert await other.where(message_id) == ("failed", "invalid_number")
+    assert await other.step() == 0
+    assert other.http.calls == []
+
+
+async def test_what_was_unknown_says_why_when_a_late_answer_has_cleared_it_up(make_world: MakeWorld) -> None:
+    slow, other = await make_world(WITHOUT_KEY), await make_world(WITHOUT_KEY)
+    call = Hanging(slow, Accepted("p-1"))
+    message_id = await call.start("otp")
+    await rows.end_lease(slow.database, slow.lease.worker_id)
+    await other.runtime.upkeep.take_over(slow.lease.worker_id)
+    await other.step()
+    await call.answer()
+    told = [(row["provider"], row["outcome"], row["reason"]) for row in await rows.attempts(slow.database, message_id)]
+    assert told == [("primary", "accepted", "worker_died"), ("fallback", "accepted", None)]
+
+
+async def test_a_late_refusal_ends_a_message_of_which_the_other_provider_said_that_it_failed(
+    make_world: MakeWorld,
+) -> None:
+    slow, other = await make_world(WITHOUT_KEY), await make_world(WITHOUT_KEY)
+    call = Hanging(slow, Unavailable("down"))
+    message_id = await call.start("otp")
+    await rows.end_lease(slow.database, slow.lease.worker_id)
+    await other.runtime.upkeep.take_over(slow.lease.worker_id)
+    await other.step()
+    [_, attempt] = await rows.attempts(other.database, message_id)
+    await other.receive.apply(news(attempt["id"], "undelivered", 27))
+    assert (await other.message(message_id))["status"] == "sent"
+    await call.answer()
+    assert await other.runtime.upkeep.without_receipt() == [message_id], "and not in three days"
+
+
 async def test_a_late_refusal_wakes_nobody_while_another_call_is_in_doubt(make_world: MakeWorld) -> None:
     slow, other = await make_world(WITHOUT_KEY), await make_world(WITHOUT_KEY)
     call = Hanging(slow, Unavailable("down"))

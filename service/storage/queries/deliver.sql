@@ -108,7 +108,8 @@ WITH input AS (
             error_code, move, delay_s, by_id)
 ), closed AS (
     UPDATE attempts AS a
-    SET outcome = i.outcome, reason = i.reason, code = i.code, ended_at = now(),
+    -- What was unknown keeps the reason why, as after a receipt: it tells why another provider may have been asked.
+    SET outcome = i.outcome, reason = coalesce(i.reason, a.reason), code = i.code, ended_at = now(),
         provider_message_id = coalesce(i.provider_message_id, a.provider_message_id),
         receipt_key = CASE WHEN i.by_id THEN i.provider_message_id ELSE a.receipt_key END, open = a.open AND NOT i.closes
     FROM input AS i
@@ -118,12 +119,13 @@ WITH input AS (
       AND NOT (i.move = 'keep' AND i.closes AND a.calls > 1)
 ), woken AS (
     -- A late answer of a worker that was given up: where nothing is open any more, nobody needs to wait for a receipt.
+    -- (A `sent` message is then one of which another provider has said that it failed.)
     UPDATE messages AS m
     SET due_at = now()
     FROM input AS i
     JOIN attempts AS a ON a.id = i.attempt_id
     WHERE i.move = 'keep' AND i.closes AND a.open AND a.calls = 1 AND (a.outcome IS NULL OR a.outcome = 'unknown')
-      AND m.id = i.message_id AND m.status = 'sending' AND m.worker_id IS NULL
+      AND m.id = i.message_id AND m.status IN ('sending', 'sent') AND m.worker_id IS NULL
       AND NOT EXISTS (
           SELECT FROM attempts AS o
           WHERE o.message_id = m.id AND o.open AND o.id <> a.id AND o.id BETWEEN first_attempt(m.id) AND last_attempt(m.id)
@@ -172,6 +174,9 @@ WITH input AS (
     WHERE m.id = d.message_id
       AND CASE d.verdict
               WHEN 'no_receipt' THEN m.status = 'sent' AND m.due_at <= now()
+              -- A rejection is final for the message, whoever hears of it, unless somebody works on it.
+              WHEN 'fail' THEN m.status = 'sending'
+                               AND (m.worker_id = d.worker_id OR m.worker_id IS NULL AND d.closes AND d.attempt_id IS NOT NULL)
               ELSE m.status = 'sending' AND m.worker_id = d.worker_id
           END
     RETURNING m.id, m.client_id, m.callback_url, m.status, m.reason, m.error_code, m.traffic, m.ended_at
