@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -57,10 +57,14 @@ async def nobody_there(scene: Scene) -> None:
 
 
 async def answers_lost(scene: Scene) -> None:
-    """The primary accepts, and cannot say so."""
+    """The primary accepts, and cannot say so: until it has done so to a few messages that must not go out twice."""
     await asyncio.sleep(1)
     await scene.stage.primary.fault("garbage")
-    await asyncio.sleep(1.5)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(20):
+            while len(await scene.stage.fetch(_IN_DOUBT)) < _A_FEW:  # noqa: ASYNC110 - a table tells nobody
+                await asyncio.sleep(0.1)
+    await asyncio.sleep(0.5)
     await scene.stage.primary.fault("none")
     await asyncio.sleep(0.5)
 
@@ -69,6 +73,13 @@ async def told_to_end(scene: Scene) -> None:
     """A server and a worker get SIGTERM under load."""
     await asyncio.sleep(1)
     await asyncio.gather(terminate_serve(scene), terminate_worker(scene))
+
+
+_IN_DOUBT: Final = """
+SELECT FROM attempts AS a JOIN messages AS m ON m.id = a.message_id
+WHERE a.outcome = 'unknown' AND m.traffic <> 'otp'
+"""
+_A_FEW: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

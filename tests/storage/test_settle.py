@@ -167,6 +167,13 @@ async def test_hold_waits_for_a_receipt(store: Store) -> None:
     assert await case.webhooks() == []
 
 
+async def test_nothing_is_held_whose_last_attempt_was_closed_meanwhile(store: Store) -> None:
+    case = await a_case(store)
+    await case.settle(Move.KEEP, "unavailable", reason="not_called")
+    assert await case.settle(Move.HOLD, reason="submit_unknown") == "queued"
+    assert (await case.row())["due_in_s"] == pytest.approx(0, abs=5)
+
+
 async def test_fail_ends_a_message_of_which_nothing_is_out(store: Store) -> None:
     case = await a_case(store)
     assert await case.settle(Move.FAIL, "rejected", reason="invalid_recipient", error_code=1) == "failed"

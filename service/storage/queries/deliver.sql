@@ -145,6 +145,13 @@ WITH input AS (
                       AND (a.id IS DISTINCT FROM i.attempt_id OR NOT i.closes OR a.outcome = 'accepted')
                 )
                 THEN CASE i.move WHEN 'fail' THEN 'hold' ELSE 'park' END
+                -- A late answer has cleared up what it was to be held for.
+                WHEN i.move = 'hold' AND i.attempt_id IS NULL AND NOT EXISTS (
+                    SELECT FROM attempts AS a
+                    WHERE a.message_id = i.message_id AND a.open
+                      AND a.id BETWEEN first_attempt(i.message_id) AND last_attempt(i.message_id)
+                )
+                THEN 'put_back'
                 ELSE i.move
            END AS verdict
     FROM input AS i
