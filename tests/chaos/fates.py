@@ -141,9 +141,9 @@ def _not_heard(case: Case) -> str | None:
     """
     if not case.sends:
         return "and no provider has it"
-    # That other one may have been cleared up since, by the late answer of a worker that was given up.
-    several = len(case.attempts) > 1
-    if (case.in_doubt or several) and behaviour_of(case.message["recipient"]).receipt is not ReceiptStatus.DELIVERED:
+    # That other one may have been cleared up since: its worker had been given up when it said that it called nobody.
+    cleared_up = any(attempt["reason"] == "not_called" for attempt in case.attempts)
+    if (case.in_doubt or cleared_up) and behaviour_of(case.message["recipient"]).receipt is not ReceiptStatus.DELIVERED:
         return None
     if case.clocks_right and any(send.receipt for _, send in case.sends):
         return "although its provider had a receipt to send"
