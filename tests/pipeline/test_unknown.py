@@ -280,8 +280,7 @@ async def test_the_late_answer_of_a_worker_that_was_given_up_still_counts(make_w
     slow, other = await make_world(), await make_world()
     call = Hanging(slow, Accepted("p-1"))
     message_id = await call.start("marketing")
-    await rows.end_lease(slow.database, slow.lease.worker_id)
-    await other.runtime.upkeep.take_over(slow.lease.worker_id)
+    await call.taken_over_by(other)
     await call.answer()
     assert await other.attempts(message_id) == [("primary", "accepted", True, 1)]
     await other.step()
@@ -293,8 +292,7 @@ async def test_a_late_refusal_does_not_clear_a_call_that_another_worker_has_repe
     slow, other = await make_world(), await make_world()
     call = Hanging(slow, Unavailable("down"))
     message_id = await call.start("marketing")
-    await rows.end_lease(slow.database, slow.lease.worker_id)
-    await other.runtime.upkeep.take_over(slow.lease.worker_id)
+    await call.taken_over_by(other)
     other.http.always("primary", Unknown("http_500"))
     await other.step()
     await call.answer()
@@ -306,8 +304,7 @@ async def test_a_late_refusal_wakes_a_message_that_is_held_for_it(make_world: Ma
     slow, other = await make_world(WITHOUT_KEY), await make_world(WITHOUT_KEY)
     call = Hanging(slow, Unavailable("down"))
     message_id = await call.start("marketing")
-    await rows.end_lease(slow.database, slow.lease.worker_id)
-    await other.runtime.upkeep.take_over(slow.lease.worker_id)
+    await call.taken_over_by(other)
     await other.step()
     assert await other.where(message_id) == ("sending", "submit_unknown")
     assert other.http.calls == []
@@ -325,8 +322,7 @@ async def test_a_late_rejection_ends_a_message_that_is_held_for_it(make_world: M
     slow, other = await make_world(WITHOUT_KEY), await make_world(WITHOUT_KEY)
     call = Hanging(slow, Rejected("invalid_number"))
     message_id = await call.start("marketing")
-    await rows.end_lease(slow.database, slow.lease.worker_id)
-    await other.runtime.upkeep.take_over(slow.lease.worker_id)
+    await call.taken_over_by(other)
     await other.step()
     assert await other.where(message_id) == ("sending", "submit_unknown")
     await call.answer()
@@ -339,8 +335,7 @@ async def test_what_was_unknown_says_why_when_a_late_answer_has_cleared_it_up(ma
     slow, other = await make_world(WITHOUT_KEY), await make_world(WITHOUT_KEY)
     call = Hanging(slow, Accepted("p-1"))
     message_id = await call.start("otp")
-    await rows.end_lease(slow.database, slow.lease.worker_id)
-    await other.runtime.upkeep.take_over(slow.lease.worker_id)
+    await call.taken_over_by(other)
     await other.step()
     await call.answer()
     told = [(row["provider"], row["outcome"], row["reason"]) for row in await rows.attempts(slow.database, message_id)]
@@ -353,8 +348,7 @@ async def test_a_late_refusal_ends_a_message_of_which_the_other_provider_said_th
     slow, other = await make_world(WITHOUT_KEY), await make_world(WITHOUT_KEY)
     call = Hanging(slow, Unavailable("down"))
     message_id = await call.start("otp")
-    await rows.end_lease(slow.database, slow.lease.worker_id)
-    await other.runtime.upkeep.take_over(slow.lease.worker_id)
+    await call.taken_over_by(other)
     await other.step()
     [_, attempt] = await rows.attempts(other.database, message_id)
     await other.receive.apply(news(attempt["id"], "undelivered", 27))
@@ -367,8 +361,7 @@ async def test_a_late_refusal_wakes_nobody_while_another_call_is_in_doubt(make_w
     slow, other = await make_world(WITHOUT_KEY), await make_world(WITHOUT_KEY)
     call = Hanging(slow, Unavailable("down"))
     message_id = await call.start("otp")
-    await rows.end_lease(slow.database, slow.lease.worker_id)
-    await other.runtime.upkeep.take_over(slow.lease.worker_id)
+    await call.taken_over_by(other)
     other.http.always("fallback", Unknown("http_500"))
     await other.step()
     assert await other.where(message_id) == ("sending", "submit_unknown")
@@ -416,6 +409,11 @@ class Hanging:
         self._called.set()
         await self._answer.wait()
         return self._outcome
+
+    async def taken_over_by(self, other: World) -> None:
+        """Its worker's lease runs out, and another one goes on."""
+        await rows.end_lease(self._world.database, self._world.lease.worker_id)
+        await other.runtime.upkeep.take_over(self._world.lease.worker_id)
 
     async def answer(self) -> None:
         self._answer.set()
