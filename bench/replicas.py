@@ -60,7 +60,7 @@ def _number() -> str:
 
 
 async def _fill(urls: list[str], key: str, messages: int) -> None:
-    """A backlog, half of it OTPs: only they may use the whole MPS."""
+    """A backlog, half of it OTPs: only they may use the whole MPS, so there are enough of them for the whole time."""
     async with httpx.AsyncClient(timeout=60, headers={"Authorization": f"Bearer {key}"}) as http:
         for number in range(0, messages, 500):
             sender = "MyAppOTP" if number // 500 % 2 else "MyApp"
@@ -119,7 +119,7 @@ async def _measure(mps: float, seconds: float, *, kill: bool) -> Figures:
             for number, own_port in enumerate(ports):
                 kind = "serve" if number < _SERVES else "worker"
                 if number == _SERVES:
-                    await _fill(urls, made["key"], int(mps * (seconds + 10) / 500 + 2) * 500)
+                    await _fill(urls, made["key"], int(mps * (seconds + 10) / 250 + 2) * 500)
                 ready = f"http://127.0.0.1:{own_port}/readyz"
                 own = settings | {"SMS_GATEWAY_PORT": str(own_port)}
                 log = folder / f"{kind}{number}.log"

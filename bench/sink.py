@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import uvloop
 from aiohttp import web
 
 
@@ -21,7 +22,7 @@ def main() -> None:
     app = web.Application()
     app.router.add_post("/hook", take)
     app.router.add_get("/count", count)
-    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None)
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None, loop=uvloop.new_event_loop())
 
 
 if __name__ == "__main__":

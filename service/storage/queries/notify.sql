@@ -2,6 +2,7 @@
 -- Gives due webhooks to a worker, target by target, first to those that it calls least: a blocked target is passed over,
 -- and one that failed last time gets a single probe. The recursion hops from target to target along the index.
 -- $1 worker, $2 how many, $3 how many a target, $4 targets that are being called, $5 how often.
+-- The commit does not wait for the disk (here and in settle_deliveries): what a crash takes back goes out again.
 WITH RECURSIVE targets AS (
     (SELECT target FROM webhook_deliveries WHERE due_at IS NOT NULL ORDER BY target LIMIT 1)
     UNION ALL
@@ -54,6 +55,7 @@ LEFT JOIN webhook_targets AS b ON b.target = c.target
 JOIN messages AS m ON m.id = c.message_id
 JOIN clients AS k ON k.id = c.client_id
 LEFT JOIN webhook_endpoints AS e ON e.id = c.endpoint_id
+CROSS JOIN (SELECT set_config('synchronous_commit', 'off', true)) AS unhurried
 
 -- name: settle_deliveries
 -- $1 webhooks, $2 worker of each, $3 new states, $4 delays to the next try (NULL: none), $5 HTTP statuses, $6 errors.
@@ -63,6 +65,7 @@ SET state = i.state, worker_id = NULL, due_at = now() + make_interval(secs => i.
     last_error = i.last_error, ended_at = CASE WHEN i.state <> 'pending' THEN now() END
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::float8[], $5::smallint[], $6::text[])
   AS i (id, worker_id, state, delay_s, last_status, last_error)
+CROSS JOIN (SELECT set_config('synchronous_commit', 'off', true)) AS unhurried
 WHERE d.id = i.id AND d.worker_id IS NOT DISTINCT FROM i.worker_id
 
 -- name: block_target
