@@ -22,6 +22,7 @@ others     delivered
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from service.domain.hlr import HlrStatus
@@ -76,5 +77,9 @@ NUMBER_TABLE: Final[dict[range, Behaviour]] = {
 
 def behaviour_of(number: str) -> Behaviour:
     """The behaviour of an E.164 number."""
-    last_four = int(number[-4:])
+    return _of_last_four(int(number[-4:]))
+
+
+@cache
+def _of_last_four(last_four: int) -> Behaviour:
     return next((behaviour for digits, behaviour in NUMBER_TABLE.items() if last_four in digits), DELIVERED)

@@ -32,7 +32,7 @@ class Receipts:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # The timeouts leave out the wait for a free connection: a burst of receipts is no failure of its target.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_ACKNOWLEDGED_WITHIN_S)
-        self._http = aiohttp.ClientSession(timeout=timeout)
+        self._http = aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
 
     def begin(self, sends: Iterable[Send]) -> list[asyncio.Task[None]]:
         """Start the receipts of these sends, each at its time; those without one, or under way, are passed over."""
