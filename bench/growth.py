@@ -10,7 +10,7 @@ the ratio of their medians. So the first column of ratios is noise. Measured:
 - receipt by id: one that names only the provider's id, of an old message, again;
 - look-up, list, and list by status, recipient and reference: one page, out of the hundred days, by the real storage;
 - round, lane depths, forget keys: what each worker asks every second, five seconds and minute;
-- GET and POST: the same over HTTP, from a `serve` for each database. POST: the median at 200 a second;
+- GET and POST: look-up, lists and accept over HTTP, from a `serve` for each database. POST: the median at 200 a second;
 - old: the same while a transaction is open that is older than thousands of claims and settlements.
 """
 

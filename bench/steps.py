@@ -150,11 +150,18 @@ class Steps:
         since, until = self._window
         window = {"created_after": since.isoformat(), "created_before": until.isoformat(), "limit": str(PAGE)}
         with self.timed("GET message"):
-            (await self._http.get(f"/v1/messages/{show('msg', old)}")).raise_for_status()
-        with self.timed("GET list"):
-            (await self._http.get("/v1/messages", params=window)).raise_for_status()
-        with self.timed("GET list by status"):
-            (await self._http.get("/v1/messages", params=window | {"status": "undelivered"})).raise_for_status()
+            answer = (await self._http.get(f"/v1/messages/{show('msg', old)}")).raise_for_status()
+        found = answer.json()
+        for name, filters in (
+            ("GET list", {}),
+            ("GET list by status", {"status": "undelivered"}),
+            ("GET list by recipient", {"to": found["to"]}),
+            ("GET list by reference", {"reference": found["reference"]}),
+        ):
+            with self.timed(name):
+                page = (await self._http.get("/v1/messages", params=window | filters)).raise_for_status()
+            if not page.json()["messages"]:
+                raise SystemExit(f"nothing is listed for {filters}")
 
     @asynccontextmanager
     async def old_snapshot(self) -> AsyncIterator[None]:
