@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from yaml.reader import ReaderError
 
+from service.environment import read_secret
 from service.errors import ConfigurationError
-from service.settings import GatewayConfig, read_secret
+from service.settings import GatewayConfig
 
 _DEEPEST: Final = 20
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")

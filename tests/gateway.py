@@ -15,8 +15,9 @@ from starlette.types import ASGIApp
 
 from service.api.connection import Connection
 from service.config_file import ConfigFile
+from service.environment import Environment
 from service.runtime import Runtime, open_runtime
-from service.settings import Environment, Settings
+from service.settings import Settings
 from service.storage.clients import KeyTerms
 from service.storage.migrate import migrate
 from tests.postgres import create_database, database_name, drop_database

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from service.environment import Environment, reachable
 from service.errors import ConfigurationError
-from service.settings import Environment, reachable
 
 
 def test_without_variables_the_environment_has_its_defaults() -> None:

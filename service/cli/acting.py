@@ -14,8 +14,9 @@ import typer
 from service.cli.store import with_any_database
 from service.domain.keyring import Keyring
 from service.domain.sender import kind
+from service.environment import Environment
 from service.errors import ConfigurationError
-from service.settings import COUNTRIES, Environment
+from service.settings import COUNTRIES
 from service.storage.audit import Actor
 from service.storage.database import Database
 

@@ -18,9 +18,10 @@ from service.cli.keys import AsJson
 from service.config_file import BadConfig, Complaint, ConfigFile
 from service.domain.keyring import Keyring
 from service.domain.message import Traffic
+from service.environment import Environment
 from service.errors import ConfigurationError
 from service.runtime import accounts_of, check_adapters
-from service.settings import COUNTRIES, Environment, GatewayConfig
+from service.settings import COUNTRIES, GatewayConfig
 
 
 def check(

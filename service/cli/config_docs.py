@@ -1,4 +1,4 @@
-"""`config-docs`: the tables of docs/configuration.md, from `settings.py`.
+"""`config-docs`: the tables of docs/configuration.md, from `environment.py` and `settings.py`.
 
 What a setting means is its docstring there; what it may be is what pydantic checks. Between `<!-- settings: NAME -->`
 and `<!-- end -->` stands a table of the class of that name; everything else on the page is written by hand.
@@ -17,9 +17,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from service import settings
+from service import environment, settings
+from service.environment import NUMBERS, PREFIX, Environment
 from service.errors import ConfigurationError
-from service.settings import NUMBERS, PREFIX, Environment, GatewayConfig
+from service.settings import GatewayConfig
 
 _TABLE: Final = re.compile(r"(<!-- settings: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _BOUNDS: Final = (
@@ -64,7 +65,8 @@ def all_tables() -> dict[str, str]:
 def _docstrings() -> dict[str, dict[str, str]]:
     """What stands below each field of each class."""
     found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(settings)).body:
+    nodes = [node for module in (environment, settings) for node in ast.parse(inspect.getsource(module)).body]
+    for node in nodes:
         if isinstance(node, ast.ClassDef):
             found[node.name] = {}
             for before, after in zip(node.body, node.body[1:], strict=False):

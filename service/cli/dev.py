@@ -19,9 +19,10 @@ from service.cli.simulator import simulating
 from service.cli.store import bring_up_to_date, with_database, with_secret_key
 from service.config_file import ConfigFile
 from service.domain.keyring import key_hash, new_api_key, new_webhook_secret
+from service.environment import Environment, reachable
 from service.errors import ConfigurationError
 from service.runtime import Runtime
-from service.settings import Environment, Settings, reachable
+from service.settings import Settings
 from service.simulator import SimulatorSettings
 from service.simulator.server import CONTROL_OFFSET
 from service.storage.clients import KeyTerms

@@ -20,11 +20,12 @@ from service.cli.process import answering, listening, run
 from service.cli.reload import Reloads, at_sighup, generations
 from service.cli.store import await_newest, bring_up_to_date, require_newest, with_database
 from service.config_file import ConfigFile
+from service.environment import Environment
 from service.errors import ConfigurationError, StoreError
 from service.pipeline.hints import hearing, ringing
 from service.pipeline.loop_watch import watching
 from service.runtime import Runtime, open_runtime
-from service.settings import Environment, GatewayConfig, Settings
+from service.settings import GatewayConfig, Settings
 
 log = logging.getLogger(__name__)
 

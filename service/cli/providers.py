@@ -14,7 +14,7 @@ from rich.table import Table
 from service.cli.acting import open_database, operator, shown_time
 from service.cli.keys import AsJson
 from service.config_file import ConfigFile
-from service.settings import Environment
+from service.environment import Environment
 from service.storage.pauses import PauseStore
 
 _SEEN_WITHIN_S: Final = 2.5

@@ -14,8 +14,8 @@ from rich.table import Table
 from service.cli.keys import AsJson
 from service.cli.store import with_any_database
 from service.config_file import ConfigFile
+from service.environment import Environment
 from service.runtime import retention_of
-from service.settings import Environment
 from service.storage.database import Database
 from service.storage.retention import Partition, Retention, Texts
 

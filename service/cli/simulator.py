@@ -12,8 +12,8 @@ import typer
 from service.cli.process import run
 from service.cli.secret_files import checked_api_key, checked_webhook_secret, kept
 from service.domain.keyring import new_api_key, new_webhook_secret
+from service.environment import reachable
 from service.errors import ConfigurationError
-from service.settings import reachable
 from service.simulator import Simulator, SimulatorSettings
 from service.simulator.server import CONTROL_OFFSET
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Final
 
 from service.cli.secret_files import kept, new_secret_key
+from service.environment import Environment
 from service.errors import ConfigurationError, StoreError
-from service.settings import Environment
 from service.storage.database import Database
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.schema import newest_version

@@ -26,11 +26,11 @@ from standardwebhooks.webhooks import Webhook
 from service.domain.backoff import webhook_delay_s
 from service.domain.ids import show
 from service.domain.keyring import Keyring
+from service.environment import WEBHOOKS
 from service.errors import HttpError, StoreError
 from service.http import parsed
 from service.pipeline.lease import Lease
 from service.runtime import Runtime
-from service.settings import WEBHOOKS
 from service.storage.outbox import Delivery, DeliveryResult
 
 log = logging.getLogger(__name__)

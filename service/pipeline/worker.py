@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
+from service.environment import WEBHOOKS
 from service.pipeline.deliver import Deliver
 from service.pipeline.lease import Lease
 from service.pipeline.lookup import Lookup
@@ -17,7 +18,6 @@ from service.pipeline.recover import Recover
 from service.pipeline.screen import Screen
 from service.pipeline.submit import Submit
 from service.runtime import Runtime
-from service.settings import WEBHOOKS
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from service.app import create_app
+from service.environment import Environment
 from service.runtime import Runtime
-from service.settings import Environment
 from tests.api.client import CONFIG, GatewayClient
 from tests.gateway import make_key, migrated_database, migrated_template, open_gateway, serve
 

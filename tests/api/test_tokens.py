@@ -21,9 +21,10 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from service.api.tokens import IssuerKeys, Tokens
 from service.app import create_app
 from service.domain.keyring import key_hash
+from service.environment import Environment
 from service.errors import Problem
 from service.http import TargetPolicy, Transport
-from service.settings import Environment, Issuer
+from service.settings import Issuer
 from tests.api.client import CONFIG, body, problem
 from tests.gateway import make_key, migrated_database, open_gateway, serve
 

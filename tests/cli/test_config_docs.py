@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 from service.cli import app
 from service.cli.config_docs import all_tables, with_tables
 from service.config_file import ConfigFile
+from service.environment import Environment
 from service.errors import ConfigurationError
 from service.providers import ADAPTERS
-from service.settings import Environment, GatewayConfig
+from service.settings import GatewayConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from service import __version__
 from service.cli import app
 from service.config_file import ConfigFile
-from service.settings import PREFIX, Environment
+from service.environment import PREFIX, Environment
 from service.simulator.server import CONTROL_OFFSET
 from tests.deploy.rendered import QUIET_POSTGRES, ROOT
 

@@ -14,8 +14,8 @@ from service import __version__
 from service.api.health import router as health
 from service.cli import app
 from service.config_file import ConfigFile
+from service.environment import PREFIX, Environment
 from service.metrics import Metrics
-from service.settings import PREFIX, Environment
 from tests.deploy.rendered import QUIET_POSTGRES, ROOT, Cluster, Workload, name_of, render_changed
 
 KUBERNETES = ("1.35", "1.36", "1.37")

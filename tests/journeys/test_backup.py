@@ -18,9 +18,9 @@ import httpx
 import pytest
 
 from service.app import create_app
+from service.environment import Environment
 from service.pipeline.worker import working
 from service.runtime import Runtime
-from service.settings import Environment
 from service.simulator import Simulator, SimulatorSettings
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.migrate import migrate

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.environment import Environment
 from service.errors import ConfigurationError
-from service.settings import Environment
 from service.storage.database import Database
 from service.storage.migrate import migrate
 from service.storage.schema import newest_version

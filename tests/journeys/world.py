@@ -14,9 +14,9 @@ import httpx
 from standardwebhooks.webhooks import Webhook
 
 from service.app import create_app
+from service.environment import Environment
 from service.pipeline.worker import working
 from service.runtime import Runtime
-from service.settings import Environment
 from service.simulator import Simulator, SimulatorSettings
 from tests.gateway import make_key, open_gateway, serve
 from tests.listener import Listener, Received

@@ -23,8 +23,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from service.environment import Environment
 from service.runtime import Runtime, open_runtime
-from service.settings import Environment, Settings
+from service.settings import Settings
 from tests.gateway import SECRET_KEY
 from tests.model.checks import WATCH, check, drain
 from tests.model.edges import Answer, Kind

@@ -16,11 +16,11 @@ import orjson
 import pytest
 
 from service.app import create_app
+from service.environment import Environment
 from service.errors import ConfigurationError
 from service.logs import JsonFormatter
 from service.pipeline.worker import working
 from service.runtime import Runtime
-from service.settings import Environment
 from tests import rows
 from tests.collector import Collector
 from tests.gateway import make_key, migrated_database, open_gateway, serve

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from service.environment import Environment
 from service.providers.adapter import Capabilities
 from service.runtime import Runtime, open_runtime
-from service.settings import Environment, Settings
+from service.settings import Settings
 from tests import rows
 from tests.gateway import SECRET_KEY, migrated_database, migrated_template
 from tests.listener import Listener

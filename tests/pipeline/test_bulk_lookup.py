@@ -12,10 +12,10 @@ import orjson
 import pytest
 
 from service.domain.hlr import HlrStatus
+from service.environment import Environment
 from service.http import Transport
 from service.pipeline.lookup import Lookup
 from service.runtime import Runtime
-from service.settings import Environment
 from tests.gateway import migrated_database, open_gateway
 
 AT_ONCE = 40

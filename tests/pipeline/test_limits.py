@@ -12,10 +12,10 @@ import pytest
 
 from service.domain.ids import new_id
 from service.domain.pacing import Rate
+from service.environment import Environment
 from service.errors import Problem
 from service.pipeline.limits import LEASE_S, Limit, Limits
 from service.runtime import Runtime
-from service.settings import Environment
 from service.storage.clients import Principal
 from tests.gateway import migrated_database, open_gateway
 
