@@ -217,7 +217,7 @@ class _Resolver(AbstractResolver):
         await self._inner.close()
 
 
-class KeptConnectionBroke(aiohttp.ClientError):
+class ConnectionBroke(aiohttp.ClientError):
     """A connection broke on which a request may have gone out."""
 
 
@@ -251,7 +251,7 @@ class _Connector(aiohttp.TCPConnector):
         exchange = _exchange.get()
         if exchange.connected:
             # aiohttp would send GET, PUT or DELETE again when a kept connection broke: only the gateway repeats.
-            raise KeptConnectionBroke
+            raise ConnectionBroke
         exchange.connecting = True
         connection = await super().connect(req, traces, timeout)
         exchange.connecting, exchange.connected = False, True

@@ -58,7 +58,7 @@ class Receive:
 
         Raises:
             Problem: a signature that is not genuine (403), or unreadable (422).
-            StoreError: not stored; the provider repeats its callback.
+            StoreError: not all is stored; the provider repeats its callback.
         """
         try:
             receipts = self._accounts[account].adapter.receipts(callback, time.time())
@@ -68,8 +68,11 @@ class Receive:
             self._metrics.callbacks_refused.labels(account, "unreadable").inc()
             log.warning("unreadable callback", extra={"provider": account, "error": str(error)})
             raise Problem(422, "unreadable_callback", "This callback is not understood.") from None
-        for receipt in receipts:
-            await self.apply(_news(account, attempt_id, receipt))
+        # One by one, each would wait for a batch of its own.
+        news = [_news(account, attempt_id, receipt) for receipt in receipts]
+        for failed in await asyncio.gather(*map(self.apply, news), return_exceptions=True):
+            if failed is not None:
+                raise failed
         return len(receipts)
 
     async def apply(self, news: News) -> None:
@@ -98,7 +101,7 @@ class Receive:
     async def match_orphans(self) -> None:
         """Apply the orphans whose attempts have become known, then drop them."""
         if orphans := await self._receipts.matched_orphans():
-            await asyncio.gather(*map(self.apply, orphans))  # one by one, each would wait for a batch of its own
+            await asyncio.gather(*map(self.apply, orphans))
             await self._receipts.forget_orphans(orphans)
 
 

@@ -22,13 +22,13 @@ PATIENCE_S: Final = 4.0
 """How long a caller of the API waits for a batch. Some requests need two, and many callers hang up after 10 s."""
 TO_PROVIDER_EVERY_S: Final = {Traffic.OTP: 0.0, Traffic.TRANSACTIONAL: 0.01, Traffic.MARKETING: 0.02}
 """How soon one batch of a lane may follow another on the way to the provider. See docs/decisions/0014-company.md."""
-ACCEPT_EVERY_S: Final = 0.005
-"""The same for what is accepted, of one flight of commits."""
 UNHURRIED_S: Final = 0.04
 """The same for what is stored after the call: settlements, receipts, results of webhooks."""
 SETTLE_EVERY_S: Final = {Traffic.OTP: 0.0, Traffic.TRANSACTIONAL: UNHURRIED_S, Traffic.MARKETING: UNHURRIED_S}
 """The same for settlements. An OTP may go on to the next provider after one."""
 _LONG_S: Final = 0.005
+_BACK_AT_ONCE: Final = 0.1
+"""The part of `every_s` within which callers who go on one after another are back with their next items."""
 _DEADLOCK = "40P01"
 _DEADLOCK_TRIES = 5
 
@@ -50,7 +50,8 @@ class Batcher(Generic[Item, Answer]):
     `run` gets a batch and returns one answer for each item, in order; it must be one transaction. Two batches that lock
     the same rows in different orders deadlock, so every batch is sorted. `flights` batches run at once at most: the
     first for whoever comes, another where `crowd` items wait or one does for long, because a statement for few costs
-    much of what one for many does. For the same reason each flight begins its batches no less than `every_s` apart.
+    much of what one for many does. For the same reason each flight begins its batches no less than `every_s` apart, but
+    where as many as were just answered are back at once: of them no others can be expected.
     When `max_waiting` items wait already, a new one is turned away: a queue that only grows helps nobody. A caller
     waits `patience_s` and at most a tenth longer (None: as long as it takes), even where
     PostgreSQL hangs.
@@ -126,11 +127,20 @@ class Batcher(Generic[Item, Answer]):
                     self._flying.remove(batch)
                 # Also where nobody waits by now: who comes next waits for the rest of the time.
                 if (rest_s := began_s + self._every_s - loop.time()) > 0:
-                    await asyncio.sleep(rest_s)
+                    await self._rest(len(batch), rest_s)
         finally:
             # Here and not in a done callback: that runs after the callers just answered, whose next items would then
             # find a flight that no longer looks.
             self._flights.discard(asyncio.current_task())
+            if self._waiting and self._flights:
+                self._take_off(loop)  # the other flight may hang, and nobody else looks
+
+    async def _rest(self, answered: int, seconds: float) -> None:
+        """Wait for company for so long at most."""
+        at_once_s = min(seconds, self._every_s * _BACK_AT_ONCE)
+        await asyncio.sleep(at_once_s)
+        if len(self._waiting) < answered:
+            await asyncio.sleep(seconds - at_once_s)
 
     def _take_off(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin another flight now, or look again when those who wait have waited for long."""

@@ -13,7 +13,7 @@ import orjson
 from asyncpg import Record
 
 from service.errors import CommitUnknown, StoreOverloaded, Unstorable
-from service.storage.batch import ACCEPT_EVERY_S, PATIENCE_S, Batcher
+from service.storage.batch import PATIENCE_S, Batcher
 from service.storage.database import Connection, Database
 from service.storage.queue import lock_messages
 from service.storage.sql import queries
@@ -96,7 +96,6 @@ class MessageStore:
             lock_key=lambda item: (item[0].client_id.int, item[1].key if item[1] else ""),
             flights=2,
             crowd=_CROWD,
-            every_s=ACCEPT_EVERY_S,
             patience_s=PATIENCE_S,
         )
         # Each bulk is a commit of its own; only a few at once, or they would take every connection from the OTPs.

@@ -268,16 +268,52 @@ async def test_one_who_leaves_before_its_batch_began_is_not_stored() -> None:
     assert store.stored == [1, 3]
 
 
+async def test_one_behind_a_hanging_batch_is_stored_by_the_other_flight_even_where_that_had_just_ended() -> None:
+    go, begun = {1: asyncio.Event(), 2: asyncio.Event()}, asyncio.Event()
+
+    async def run(items: Sequence[int]) -> list[int]:
+        if items[0] in go:
+            begun.set()
+            await go[items[0]].wait()
+        return list(items)
+
+    batcher = Batcher(run, flights=2, crowd=8)
+    callers = []
+    for number in go:
+        callers.append(asyncio.create_task(batcher.submit(number)))
+        await asyncio.wait_for(begun.wait(), 5)
+        begun.clear()
+    third = asyncio.create_task(batcher.submit(3))
+    await asyncio.sleep(0)
+    go[2].set()
+    assert await asyncio.wait_for(third, 5) == 3, "while the first still hangs"
+    go[1].set()
+    await asyncio.gather(*callers)
+
+
 async def test_who_comes_soon_after_a_batch_waits_for_company() -> None:
     store = Recording()
-    batcher = Batcher(store.run, every_s=0.2)
-    await batcher.submit(1)
-    second = asyncio.create_task(batcher.submit(2))
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert await batcher.submit(3) == 30
-    assert await second == 20
-    assert store.batches == [[1], [2, 3]]
+    batcher = Batcher(store.run, every_s=0.3)
+    await asyncio.gather(batcher.submit(1), batcher.submit(2))
+    third = asyncio.create_task(batcher.submit(3))
+    await asyncio.sleep(0.1)
+    assert not third.done()
+    assert await batcher.submit(4) == 40
+    assert await third == 30
+    assert store.batches == [[1, 2], [3, 4]]
+
+
+async def test_callers_who_go_on_one_after_another_wait_for_nobody_else() -> None:
+    store = Recording()
+
+    async def caller(first: int) -> None:
+        for number in range(first, first + 3):
+            await batcher.submit(number)
+
+    batcher = Batcher(store.run, every_s=0.5)
+    async with asyncio.timeout(1.0):  # of three batches each would wait half a second
+        await asyncio.gather(caller(10), caller(20))
+    assert store.batches == [[10, 20], [11, 21], [12, 22]]
 
 
 async def test_who_comes_long_after_a_batch_waits_for_nobody() -> None:

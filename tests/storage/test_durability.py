@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from service.domain.ids import new_id
 from service.storage.database import Database
+from service.storage.messages import Batch
 from service.storage.outbox import DeliveryResult
 from service.storage.queue import Move, Settlement
 from service.storage.receipts import News
@@ -37,7 +39,9 @@ async def commits(store: Store) -> set[str]:
     return {row["waits"] for row in seen}
 
 
-async def test_only_claims_and_results_of_webhooks_do_not_wait_for_the_disk(postgres: str, template: str) -> None:
+async def test_on_a_messages_way_all_but_claims_and_results_of_webhooks_wait_for_the_disk(
+    postgres: str, template: str
+) -> None:
     async with migrated_database(postgres, template) as dsn:
         database = await Database.open(dsn)
         try:
@@ -48,6 +52,13 @@ async def test_only_claims_and_results_of_webhooks_do_not_wait_for_the_disk(post
 
             message_id = await store.add(callback_url="http://shop.example/hook")
             assert await commits(store) == {"on"}, "an accept"
+
+            bulk = Batch(new_id(), store.client_id, 0, b"{}")
+            await store.messages.add_batch(bulk, [rows.a_message(store.client_id, to="+15555550101")], None)
+            assert await commits(store) == {"on"}, "a bulk"
+
+            await store.messages.cancel(await store.add(), store.client_id)
+            assert await commits(store) == {"on"}, "a cancel"
 
             await store.claim(worker_id)
             assert await commits(store) == {"off"}, "a claim"

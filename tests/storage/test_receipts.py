@@ -174,6 +174,15 @@ async def test_receipts_in_one_batch_do_what_they_would_have_done_in_some_order(
     assert state in possible
 
 
+async def test_of_several_receipts_in_a_batch_only_the_one_that_moved_the_message_says_so(store: Store) -> None:
+    _, [attempt_id] = await a_sent_message(store, "accepted")
+    both = (store.receipts.apply(news(attempt_id, status)) for status in ("sent", "delivered"))
+    assert [(applied.fresh, applied.became) for applied in await asyncio.gather(*both)] == [
+        (True, None),
+        (True, "delivered"),
+    ]
+
+
 async def test_two_duplicates_in_one_batch_count_once(store: Store) -> None:
     message_id, [attempt_id] = await a_sent_message(store, "accepted")
     answers = await asyncio.gather(*(store.receipts.apply(news(attempt_id, "delivered")) for _ in range(5)))

@@ -78,7 +78,7 @@ WITH input AS (
               ELSE v.was_last AND m.status IN ('sending', 'sent')
           END
     RETURNING m.id, m.client_id, m.callback_url, m.status, m.reason, m.error_code, m.traffic, m.ended_at,
-              coalesce(v.occurred_at, now()) AS event_at
+              coalesce(v.occurred_at, now()) AS event_at, v.attempt_id
 ), outbox AS (
     INSERT INTO webhook_deliveries (id, client_id, message_id, endpoint_id, target, status, reason, error_code,
                                     event_at, due_at)
@@ -95,7 +95,7 @@ SELECT f.attempt_id, f.status, m.recipient, moved.status AS became, m.country, m
 FROM fresh AS f
 JOIN attempts AS a ON a.id = f.attempt_id
 JOIN messages AS m ON m.id = a.message_id
-LEFT JOIN moved ON moved.id = m.id
+LEFT JOIN moved ON (moved.attempt_id, moved.status) = (f.attempt_id, f.status)  -- of several, the one that moved it
 
 -- name: attempts_by_receipt_key
 -- $1 providers, $2 the providers' message ids.
