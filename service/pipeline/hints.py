@@ -15,9 +15,10 @@ from service.runtime import Hints, Runtime
 log = logging.getLogger(__name__)
 
 _WEBHOOKS = "webhooks"
-_QUIET_S = {_WEBHOOKS: 0.02, Traffic.MARKETING.value: 0.02}
-"""What is stored within this time of a hint shares the next one, so that a flood rings 50 times a second at most."""
-_LANE_QUIET_S = 0.01
+_QUIET_S = 0.02
+"""What is stored within this time of a hint shares the next one, so that a flood rings 50 times a second at most. (A
+worker that has just found something looks again by itself.)"""
+_QUIET_OTP_S = 0.01
 
 
 @asynccontextmanager
@@ -52,7 +53,7 @@ async def _ring(runtime: Runtime, name: str, event: asyncio.Event) -> None:
             await runtime.bell.ring(name)
         except StoreError as error:
             log.info("a hint was lost", extra={"error": str(error)})
-        await asyncio.sleep(_QUIET_S.get(name, _LANE_QUIET_S))
+        await asyncio.sleep(_QUIET_OTP_S if name == Traffic.OTP.value else _QUIET_S)
 
 
 @asynccontextmanager

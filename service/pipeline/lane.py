@@ -62,9 +62,11 @@ class Lane:
         began_s = time.monotonic()
         free = self._limit - len(self.under_way)
         claimed = await self._claim(free) if free > 0 else 0
-        if claimed < free or free <= 0:
+        every_s = TO_PROVIDER_EVERY_S[self._traffic]
+        # Where some came, more will: they are looked for without a hint, unless nothing keeps the looks apart.
+        if free <= 0 or claimed == 0 or (claimed < free and every_s == 0):
             await self._rest()
-        if (wait_s := began_s + TO_PROVIDER_EVERY_S[self._traffic] - time.monotonic()) > 0:
+        if (wait_s := began_s + every_s - time.monotonic()) > 0:
             await asyncio.sleep(wait_s)  # a claim costs as much for one as for many
 
     async def _rest(self) -> None:

@@ -137,6 +137,31 @@ async def test_a_message_of_a_client_that_is_new_waits_for_nothing(world: World)
         await world.queue.until_settled({newcomer.id}, timeout_s=3)
 
 
+async def test_where_a_message_came_its_lane_looks_for_the_next_one_without_a_hint(make_world: MakeWorld) -> None:
+    world = await make_world(deliver={"poll_s": 60, "lease_s": 600})
+
+    class Refilled(WatchedQueue):
+        claims = 0
+
+        async def claim(self, *arguments: Any) -> list[Claimed]:
+            self.claims += 1
+            if self.claims == 2:
+                second.set_result(await world.accept())
+            return await super().claim(*arguments)
+
+    second = asyncio.get_running_loop().create_future()
+    queue = Refilled(world.runtime)
+    lane = Lane(replace(world.runtime, queue=queue), world.lease, Traffic.TRANSACTIONAL, world.deliver.deliver)
+    await world.accept()
+    running = asyncio.create_task(lane.run())
+    message_id = await asyncio.wait_for(second, 10)
+    async with asyncio.timeout(10):
+        while message_id not in lane.under_way:  # noqa: ASYNC110 - a lane tells nobody of its claims
+            await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, *lane.under_way.values(), return_exceptions=True)
+
+
 async def test_a_message_that_was_put_back_and_claimed_at_once_is_still_seen_as_under_way(world: World) -> None:
     """The settlement of the first task and the claim for the second cross each other."""
     first, second = asyncio.Event(), asyncio.Event()
