@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 _WEBHOOKS = "webhooks"
 _QUIET_S = 0.02
-"""What is stored within this time of a hint shares the next one, so that a flood rings 50 times a second at most. (A
-worker that has just found something looks again by itself.)"""
+"""What is stored within this time of a hint shares the next one, so that a flood rings 50 times a second at most, for
+OTPs 100 times. (A worker that has just found something new looks again by itself.)"""
 _QUIET_OTP_S = 0.01
 
 

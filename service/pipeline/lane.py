@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 _CALL_S = 2.0  # longer than most providers take to answer
 _DEFAULT_LIMIT = 64
+_NEW_S = 1.0
+"""Since it was to go out. What waits for a provider's pace is older and comes one by one, so it is left to the poll."""
 _FLOOR_LIFETIME_S = 10.0
 _FLOOR_MARGIN = timedelta(seconds=2)
 
@@ -61,10 +63,11 @@ class Lane:
         self._wake.clear()
         began_s = time.monotonic()
         free = self._limit - len(self.under_way)
-        claimed = await self._claim(free) if free > 0 else 0
+        claimed = await self._claim(free) if free > 0 else []
         every_s = TO_PROVIDER_EVERY_S[self._traffic]
-        # Where some came, more will: they are looked for without a hint, unless nothing keeps the looks apart.
-        if free <= 0 or claimed == 0 or (claimed < free and every_s == 0):
+        # Where new ones came, more will: they are looked for without a hint, unless nothing keeps the looks apart.
+        flowing = every_s > 0 and any(message.age_s < _NEW_S for message in claimed)
+        if free <= 0 or (len(claimed) < free and not flowing):
             await self._rest()
         if (wait_s := began_s + every_s - time.monotonic()) > 0:
             await asyncio.sleep(wait_s)  # a claim costs as much for one as for many
@@ -77,7 +80,7 @@ class Lane:
         except TimeoutError:
             pass
 
-    async def _claim(self, free: int) -> int:
+    async def _claim(self, free: int) -> list[Claimed]:
         self.claiming_since_s = time.monotonic()
         try:
             self._reset_floors()
@@ -86,7 +89,7 @@ class Lane:
             self._runtime.metrics.worker_errors.labels("claim").inc()
             self._floors_until_s = 0.0  # a crash may have taken claims back, and what is due again lies below them
             log.warning("nothing could be claimed", extra={"lane": self._traffic.value, "error": str(error)})
-            return 0
+            return []
         finally:
             self.claiming_since_s = math.inf
         for message in messages:
@@ -98,7 +101,7 @@ class Lane:
             self.under_way[message.id] = task
             task.add_done_callback(partial(self._done, message.id))
         self._runtime.metrics.in_flight.labels(self._traffic.value).set(len(self.under_way))
-        return len(messages)
+        return messages
 
     def _done(self, message_id: UUID, task: asyncio.Task[None]) -> None:
         full = len(self.under_way) >= self._limit

@@ -68,11 +68,8 @@ class Receive:
             self._metrics.callbacks_refused.labels(account, "unreadable").inc()
             log.warning("unreadable callback", extra={"provider": account, "error": str(error)})
             raise Problem(422, "unreadable_callback", "This callback is not understood.") from None
-        # One by one, each would wait for a batch of its own.
-        news = [_news(account, attempt_id, receipt) for receipt in receipts]
-        for failed in await asyncio.gather(*map(self.apply, news), return_exceptions=True):
-            if failed is not None:
-                raise failed
+        for receipt in receipts:
+            await self.apply(_news(account, attempt_id, receipt))
         return len(receipts)
 
     async def apply(self, news: News) -> None:
@@ -101,7 +98,7 @@ class Receive:
     async def match_orphans(self) -> None:
         """Apply the orphans whose attempts have become known, then drop them."""
         if orphans := await self._receipts.matched_orphans():
-            await asyncio.gather(*map(self.apply, orphans))
+            await asyncio.gather(*map(self.apply, orphans))  # one by one, each would wait for a batch of its own
             await self._receipts.forget_orphans(orphans)
 
 

@@ -50,8 +50,9 @@ class Batcher(Generic[Item, Answer]):
     `run` gets a batch and returns one answer for each item, in order; it must be one transaction. Two batches that lock
     the same rows in different orders deadlock, so every batch is sorted. `flights` batches run at once at most: the
     first for whoever comes, another where `crowd` items wait or one does for long, because a statement for few costs
-    much of what one for many does. For the same reason each flight begins its batches no less than `every_s` apart, but
-    where as many as were just answered are back at once: of them no others can be expected.
+    much of what one for many does. For the same reason each flight begins its batches no less than `every_s` apart.
+    `serial` callers go on one after another: where as many as were just answered are back at once, no others are
+    expected, and the next batch begins.
     When `max_waiting` items wait already, a new one is turned away: a queue that only grows helps nobody. A caller
     waits `patience_s` and at most a tenth longer (None: as long as it takes), even where
     PostgreSQL hangs.
@@ -67,6 +68,7 @@ class Batcher(Generic[Item, Answer]):
         flights: int = 1,
         crowd: int = 1,
         every_s: float = 0.0,
+        serial: bool = False,
         patience_s: float | None = None,
     ) -> None:
         self._run = run
@@ -76,6 +78,7 @@ class Batcher(Generic[Item, Answer]):
         self._max_flights = flights
         self._crowd = crowd
         self._every_s = every_s
+        self._serial = serial
         self._patience_s = patience_s
         self._waiting: deque[_Entry[Item, Answer]] = deque()
         self._flights: set[asyncio.Task[None] | None] = set()
@@ -137,10 +140,13 @@ class Batcher(Generic[Item, Answer]):
 
     async def _rest(self, answered: int, seconds: float) -> None:
         """Wait for company for so long at most."""
-        at_once_s = min(seconds, self._every_s * _BACK_AT_ONCE)
-        await asyncio.sleep(at_once_s)
-        if len(self._waiting) < answered:
-            await asyncio.sleep(seconds - at_once_s)
+        if self._serial:
+            at_once_s = min(seconds, self._every_s * _BACK_AT_ONCE)
+            await asyncio.sleep(at_once_s)
+            if len(self._waiting) >= answered:
+                return
+            seconds -= at_once_s
+        await asyncio.sleep(seconds)
 
     def _take_off(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin another flight now, or look again when those who wait have waited for long."""

@@ -53,7 +53,9 @@ class ReceiptStore:
         self._database = database
         self._receipt_wait = receipt_wait
         self._text_at_once = list(text_at_once)
-        self._batcher: Batcher[News, Applied] = Batcher(self._apply, every_s=UNHURRIED_S, patience_s=PATIENCE_S)
+        self._batcher: Batcher[News, Applied] = Batcher(
+            self._apply, every_s=UNHURRIED_S, serial=True, patience_s=PATIENCE_S
+        )
 
     async def apply(self, news: News) -> Applied:
         """Record a receipt and move its message on; one that names no known attempt is kept as an orphan."""

@@ -137,29 +137,33 @@ async def test_a_message_of_a_client_that_is_new_waits_for_nothing(world: World)
         await world.queue.until_settled({newcomer.id}, timeout_s=3)
 
 
-async def test_where_a_message_came_its_lane_looks_for_the_next_one_without_a_hint(make_world: MakeWorld) -> None:
+@pytest.mark.parametrize(("age_s", "expected"), [(0, [1, 1, 0]), (5, [1])], ids=["new", "waited for its pace"])
+async def test_a_lane_looks_for_more_without_a_hint_only_where_new_messages_came(
+    make_world: MakeWorld, age_s: float, expected: list[int]
+) -> None:
     world = await make_world(deliver={"poll_s": 60, "lease_s": 600})
+    found: list[int] = []
+    looked = asyncio.Event()
 
     class Refilled(WatchedQueue):
-        claims = 0
-
         async def claim(self, *arguments: Any) -> list[Claimed]:
-            self.claims += 1
-            if self.claims == 2:
-                second.set_result(await world.accept())
-            return await super().claim(*arguments)
+            if len(found) == 1:
+                await world.accept()
+            claimed = await super().claim(*arguments)
+            found.append(len(claimed))
+            if len(found) >= len(expected):
+                looked.set()
+            return claimed
 
-    second = asyncio.get_running_loop().create_future()
     queue = Refilled(world.runtime)
     lane = Lane(replace(world.runtime, queue=queue), world.lease, Traffic.TRANSACTIONAL, world.deliver.deliver)
-    await world.accept()
+    await rows.pass_time(world.database, await world.accept(), age_s)
     running = asyncio.create_task(lane.run())
-    message_id = await asyncio.wait_for(second, 10)
-    async with asyncio.timeout(10):
-        while message_id not in lane.under_way:  # noqa: ASYNC110 - a lane tells nobody of its claims
-            await asyncio.sleep(0)
+    await asyncio.wait_for(looked.wait(), 10)
+    await asyncio.sleep(0.1)  # ten times what keeps two claims apart
     running.cancel()
     await asyncio.gather(running, *lane.under_way.values(), return_exceptions=True)
+    assert found == expected
 
 
 async def test_a_message_that_was_put_back_and_claimed_at_once_is_still_seen_as_under_way(world: World) -> None:

@@ -310,8 +310,8 @@ async def test_callers_who_go_on_one_after_another_wait_for_nobody_else() -> Non
         for number in range(first, first + 3):
             await batcher.submit(number)
 
-    batcher = Batcher(store.run, every_s=0.5)
-    async with asyncio.timeout(1.0):  # of three batches each would wait half a second
+    batcher = Batcher(store.run, every_s=0.5, serial=True)
+    async with asyncio.timeout(0.4):  # else the second batch alone would wait half a second
         await asyncio.gather(caller(10), caller(20))
     assert store.batches == [[10, 20], [11, 21], [12, 22]]
 
