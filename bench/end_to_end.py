@@ -59,6 +59,11 @@ class Phase:
     left: int
     cpu: dict[str, float]
 
+    @property
+    def cpu_ms(self) -> dict[str, float]:
+        """The same for each message that went all the way."""
+        return {part: 1000 * used / max(self.acknowledged_per_s, 1.0) for part, used in self.cpu.items()}
+
 
 async def _acknowledged(world: World) -> int:
     answer = await world.http.get(f"{world.sink_url}/count")
@@ -150,6 +155,7 @@ def _tell(name: str, phase: Phase) -> None:
         f"{name:>10}  {load.rate:>8.0f}  {phase.acknowledged_per_s:>14.0f}  {phase.left:>5}  {load.p50_ms:>7.1f}"
         f"  {load.p99_ms:>7.1f}  generator {load.cpu:.2f}  {cpu}"
     )
+    print(" " * 10, *(f" {part} {ms:.2f} ms a message" for part, ms in sorted(phase.cpu_ms.items())))
     if set(load.statuses) != {"200"}:
         raise SystemExit(f"not every answer was 200: {load.statuses}")
 
@@ -176,6 +182,7 @@ def main() -> None:
         "left": full.left,
         "accept_to_provider_p50_ms": p50,
         "accept_to_provider_p99_ms": p99,
+        **{f"cpu_ms_of_{part.removeprefix('bench.')}": ms for part, ms in full.cpu_ms.items()},
     }
     ratios = {"acknowledged/bare": ratio, "acknowledged/accepted": full.acknowledged_per_s / full.load.rate}
     report(options, "end_to_end", figures, ratios)

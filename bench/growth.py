@@ -164,7 +164,11 @@ async def _run(options: argparse.Namespace) -> dict[int, tuple[Medians, Medians]
                 await grown.steps.grow(grown.dsn, rows)
                 async with _side(server, "small", folder) as small:
                     await small.steps.grow(small.dsn, options.rows[0])
-                    print(f"{rows:,} messages after {time.perf_counter() - began_s:.0f} s", flush=True)
+                    taken_s, size_mb = time.perf_counter() - began_s, await grown.steps.size_mb()
+                    print(
+                        f"{rows:,} messages after {taken_s:.0f} s: {size_mb:,.0f} MB with all that is theirs",
+                        flush=True,
+                    )
                     await _measure((small, grown), options.turns, options.dead)
                     results[rows] = _medians(small), _medians(grown)
                 _show(rows, *results[rows])

@@ -20,6 +20,7 @@ from bench.gateway import command, free_port, process
 from bench.report import parser, report
 from service.storage.embedded import EmbeddedPostgres
 
+_WITHIN = 0.05
 _CONFIG = """
 providers:
   primary: {adapter: smsroute, base_url: "http://127.0.0.1:9", api_key: none}
@@ -99,6 +100,8 @@ def main() -> None:
         print(f"{name:>28}  {value}")
     ratios = {name: figures.pop(name) for name in list(figures) if name.startswith("accepted/limit")}
     report(options, "limits", figures, ratios)
+    if max(ratios.values()) > 1 + _WITHIN:
+        raise SystemExit(f"a limit was passed by more than {_WITHIN:.0%}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from bench.gateway import command, free_port, listens_on, process
 from bench.report import parser, report
 from service.storage.embedded import EmbeddedPostgres
 
+_WITHIN = 0.05
 _WORKERS = 3
 _SERVES = 2
 _CONFIG = """
@@ -155,6 +156,8 @@ def main() -> None:
         sums |= {f"{which}_at_{name}": ratio * mps for which, ratio in own.items()}
         ratios |= {f"{which}/mps_at_{name}": ratio for which, ratio in own.items()}
     report(options, "replicas", sums, ratios)
+    if any(abs(figures.rate - 1) > _WITHIN for figures in results.values()):
+        raise SystemExit(f"a rate was off by more than {_WITHIN:.0%}")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,11 @@ class Steps:
         )
         self._rows, self._old_ids = rows, [row["id"] for row in found]
 
+    async def size_mb(self) -> float:
+        """Of the database, indexes included."""
+        [row] = await self._database.fetch("SELECT pg_database_size(current_database()) / 1e6::float8 AS mb")
+        return float(row["mb"])
+
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add what the body takes to the others of that name."""
