@@ -173,23 +173,28 @@ async def drain(stage: Stage, within_s: float) -> None:
     """Until nothing is to be done any more. Waits of the schedules are cut short.
 
     First what is in the queue; then the receipts that the providers still owe; then the time passes for which a
-    receipt is waited for, and what is left ends; then the webhooks.
+    receipt is waited for, and what is left ends; then the webhooks. What takes too long is left as it is: the hour
+    must not pass while a receipt is on its way.
     """
     deadline_s = time.monotonic() + within_s
-    await _until(deadline_s, lambda: _hurry(stage, _SOON), lambda: _none(stage, _IN_QUEUE))
+    if not await _until(deadline_s, stage, lambda: _none(stage, _IN_QUEUE)):
+        return
     # A restart sends at once every receipt that is waiting for its next try, or for a repeat that never comes.
     await asyncio.gather(*(provider.restart() for provider in stage.providers))
-    await _until(deadline_s, lambda: _hurry(stage, _SOON), lambda: _no_receipt_owed(stage))
+    if not await _until(deadline_s, stage, lambda: _no_receipt_owed(stage)):
+        return
     await _hurry(stage, _AN_HOUR_LATER)
-    await _until(deadline_s, lambda: _hurry(stage, _SOON), lambda: _none(stage, _OPEN))
+    await _until(deadline_s, stage, lambda: _none(stage, _OPEN))
 
 
-async def _until(deadline_s: float, push: Callable[[], Awaitable[None]], over: Callable[[], Awaitable[bool]]) -> None:
+async def _until(deadline_s: float, stage: Stage, over: Callable[[], Awaitable[bool]]) -> bool:
+    """Whether it was over in time."""
     while time.monotonic() < deadline_s:
-        await push()
+        await _hurry(stage, _SOON)
         if await over():
-            return
+            return True
         await asyncio.sleep(_POLL_S)
+    return False
 
 
 _SOON: Final = (

@@ -69,15 +69,18 @@ async def test_a_broken_promise_is_found(
 async def test_what_brings_broken_promises_to_light_does_no_harm_to_kept_ones(
     theatre: Theatre, in_time: InTime
 ) -> None:
-    """The same plots, load and drain as above, at once and with no sabotage; but SIGTERM is in the rounds."""
+    """The same plots and load as above, at once and with no sabotage; but SIGTERM is in the rounds.
+
+    It is drained to the end, which takes a slow machine longer: on the way to it nothing can be told from a loss.
+    """
 
     async def all_of_it(scene: Scene) -> None:
         await asyncio.gather(*(one.plot(scene) for name, one in SABOTAGES.items() if name != "no-drain"))
 
     async with in_time(theatre.stage.folder):
-        report = await play(theatre, 1, all_of_it, load_s=None, drained_within_s=_SHORT_DRAIN_S)
+        report = await play(theatre, 1, all_of_it, load_s=None)
 
-    assert report.findings.broken() == [], theatre.stage.logs()
+    assert report.findings.lines() == [], theatre.stage.logs()
 
 
 async def test_a_killed_primary_is_replaced_at_once_and_comes_back(
