@@ -13,7 +13,7 @@ from service.domain.keyring import Keyring
 from service.domain.message import Traffic
 from service.errors import ConfigurationError
 from service.hlr.source import HlrAccount, HlrSource
-from service.http import TargetPolicy, Transport
+from service.http import Transport
 from service.metrics import Metrics
 from service.providers.adapter import Account, Adapter
 from service.pulse import Pulse
@@ -35,6 +35,7 @@ from service.storage.receipts import ReceiptStore
 from service.storage.retention import Retention
 from service.storage.suppressions import SuppressionStore
 from service.storage.upkeep import Upkeep
+from service.targets import TargetPolicy
 from service.tracing import Tracing
 
 

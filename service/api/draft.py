@@ -16,10 +16,10 @@ from service.domain.ids import new_id
 from service.domain.message import DEFAULT_VALIDITY, Traffic
 from service.domain.segments import Measure, measure, ucs2_characters
 from service.errors import FieldError, Problem, TargetRefused
-from service.http import TargetPolicy
 from service.settings import GatewayConfig
 from service.storage.clients import Principal
 from service.storage.messages import NewMessage
+from service.targets import TargetPolicy
 from service.tracing import Tracing
 
 MAX_AHEAD: Final = timedelta(days=35)

@@ -27,10 +27,10 @@ from service.api.webhook_models import (
 from service.domain import ids
 from service.domain.keyring import new_webhook_secret
 from service.errors import FieldError, Problem, TargetRefused
-from service.http import TargetPolicy
 from service.pipeline.trial import try_endpoint
 from service.storage.clients import Principal
 from service.storage.endpoints import MAX_ENDPOINTS, Endpoint, EndpointChange
+from service.targets import TargetPolicy
 
 router = APIRouter(tags=["Webhooks"])
 

@@ -8,9 +8,10 @@ from typing import Final
 
 from service.domain.outcome import Refused, Throttled
 from service.errors import HttpError
-from service.http import TargetPolicy, Transport
+from service.http import Transport
 from service.providers.adapter import Doubt
 from service.runtime import ProviderAccount
+from service.targets import TargetPolicy
 
 _TIMEOUT_S: Final = 10.0
 

@@ -28,10 +28,10 @@ from service.domain.ids import show
 from service.domain.keyring import Keyring
 from service.environment import WEBHOOKS
 from service.errors import HttpError, StoreError
-from service.http import parsed
 from service.pipeline.lease import Lease
 from service.runtime import Runtime
 from service.storage.outbox import Delivery, DeliveryResult
+from service.targets import parsed
 
 log = logging.getLogger(__name__)
 

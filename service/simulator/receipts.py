@@ -8,18 +8,22 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
-import aiohttp
 import orjson
 from standardwebhooks import Webhook
 
+from service.connections import Connections
 from service.domain.receipt import ReceiptStatus
+from service.errors import TargetRefused
 from service.simulator.ledger import Ledger, Send
 from service.simulator.number_table import behaviour_of
+from service.targets import TargetPolicy, parsed
+from service.wire import Broke
 
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """The waits between the attempts at one receipt, after which it is given up."""
 
 _ACKNOWLEDGED_WITHIN_S: Final = 15.0
+_AT_ONCE: Final = 100
 
 
 class Receipts:
@@ -30,9 +34,9 @@ class Receipts:
         self._signer = Webhook(webhook_secret)
         self._backoff_s = backoff_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        # The timeouts leave out the wait for a free connection: a burst of receipts is no failure of its target.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_ACKNOWLEDGED_WITHIN_S)
-        self._http = aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+        # The wait for a place is no part of the time for a receipt: a burst of them is no failure of its target.
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._connections = Connections(_AT_ONCE)
 
     def begin(self, sends: Iterable[Send]) -> list[asyncio.Task[None]]:
         """Start the receipts of these sends, each at its time; those without one, or under way, are passed over."""
@@ -50,7 +54,7 @@ class Receipts:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._http.close()
+        await self._connections.close()
 
     async def _deliver(self, send: Send) -> None:
         plan = send.receipt
@@ -73,19 +77,25 @@ class Receipts:
             logging.getLogger(__name__).warning("receipt of %s given up: its target acknowledged none", message_id)
 
     async def _post(self, url: str, message_id: str, body: bytes) -> bool:
-        webhook_id = f"receipt_{message_id}"
-        now = datetime.now(UTC)
-        headers = {
-            "content-type": "application/json",
-            "webhook-id": webhook_id,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": self._signer.sign(webhook_id, now, body.decode()),
-        }
+        webhook_id, now = f"receipt_{message_id}", datetime.now(UTC)
+        signature = self._signer.sign(webhook_id, now, body.decode())
         try:
-            async with self._http.post(url, data=body, headers=headers, allow_redirects=False) as answer:
-                return 200 <= answer.status < 300  # noqa: PLR2004 - the class of success
-        except (aiohttp.ClientError, TimeoutError):
+            at = parsed(url)
+            target = TargetPolicy.trusting().target(at)
+            head = (
+                f"POST {target.path.decode()} HTTP/1.1\r\nHost: {at.netloc.decode()}\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nwebhook-id: {webhook_id}\r\n"
+                f"webhook-timestamp: {int(now.timestamp())}\r\nwebhook-signature: {signature}\r\n\r\n"
+            )
+            async with (
+                self._places,
+                asyncio.timeout(_ACKNOWLEDGED_WITHIN_S),
+                self._connections.taken(target.origin) as wire,
+            ):
+                reply = await wire.exchange(head.encode() + body)
+        except (Broke, OSError, TargetRefused):
             return False
+        return 200 <= reply.status < 300  # noqa: PLR2004 - the class of success
 
 
 def _receipt(send: Send) -> bytes:

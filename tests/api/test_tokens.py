@@ -23,8 +23,9 @@ from service.app import create_app
 from service.domain.keyring import key_hash
 from service.environment import Environment
 from service.errors import Problem
-from service.http import TargetPolicy, Transport
+from service.http import Transport
 from service.settings import Issuer
+from service.targets import TargetPolicy
 from tests.api.client import CONFIG, body, problem
 from tests.gateway import make_key, migrated_database, open_gateway, serve
 

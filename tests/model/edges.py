@@ -12,7 +12,8 @@ import orjson
 
 from service.domain.ids import read
 from service.domain.outcome import OPTED_OUT, Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
-from service.http import TargetPolicy, Transport
+from service.http import Transport
+from service.targets import TargetPolicy
 
 
 class Kind(StrEnum):

@@ -18,10 +18,11 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from service.domain.backoff import WEBHOOK_SCHEDULE_S
 from service.domain.ids import new_id, show
 from service.errors import StoreOverloaded
-from service.http import TargetPolicy, Transport
+from service.http import Transport
 from service.pipeline.notify import Notify
 from service.storage.outbox import DeliveryResult, Outbox
 from service.storage.queue import Move, Settlement
+from service.targets import TargetPolicy
 from tests import rows
 from tests.listener import Listener
 from tests.pipeline.conftest import MakeWorld

@@ -21,7 +21,7 @@ from service.domain.outcome import Accepted, Outcome
 from service.domain.receipt import Receipt
 from service.hlr.smsroute import SmsRouteHlr
 from service.hlr.source import HlrAccount
-from service.http import TargetPolicy, Transport
+from service.http import Transport
 from service.metrics import Metrics
 from service.pipeline.deliver import Deliver
 from service.pipeline.lease import Lease
@@ -35,6 +35,7 @@ from service.runtime import Hints, ProviderAccount, Runtime
 from service.settings import GatewayConfig, Settings
 from service.storage.queue import MessageQueue, Settlement
 from service.storage.receipts import News
+from service.targets import TargetPolicy
 from tests import rows
 
 HLR_ACCOUNT = HlrAccount("primary", "http://primary.test", "k")

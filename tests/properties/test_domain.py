@@ -17,7 +17,7 @@ from service.domain.msisdn import check_syntax, country, is_valid, line_type
 from service.domain.pacing import admit
 from service.domain.segments import GSM_BASIC, GSM_EXTENSION, measure
 from service.errors import TargetRefused
-from service.http import TargetPolicy
+from service.targets import TargetPolicy
 
 NOW_S = 1_700_000_000.0
 JITTER = st.floats(0, 1, exclude_max=True)

@@ -12,9 +12,10 @@ import pytest
 
 from service.domain.outcome import Unknown
 from service.errors import MaybeSent, NotSent
-from service.http import TargetPolicy, Transport
+from service.http import Transport
 from service.providers import build
 from service.providers.adapter import Adapter
+from service.targets import TargetPolicy
 from tests.providers.contract import CASES, SUBMISSION, each_case
 from tests.providers.recorder import Recorder
 

@@ -22,9 +22,10 @@ import pytest
 
 from service.domain.outcome import Accepted, Outcome, Refused, Rejected
 from service.domain.receipt import Receipt, ReceiptStatus
-from service.http import TargetPolicy, Transport
+from service.http import Transport
 from service.providers.adapter import Account, Callback, Doubt, Submission
 from service.providers.kannel import Kannel
+from service.targets import TargetPolicy
 from tests.listener import Listener, Received
 from tests.providers.contract import SUBMISSION
 

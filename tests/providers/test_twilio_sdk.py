@@ -18,9 +18,10 @@ from service.domain.message import Traffic
 from service.errors import ForgedReceipt, UnreadableReceipt
 from service.hlr.source import HlrAccount
 from service.hlr.twilio import TwilioLookup
-from service.http import TargetPolicy, Transport
+from service.http import Transport
 from service.providers.adapter import Account, Callback, Submission
 from service.providers.twilio import Twilio
+from service.targets import TargetPolicy
 from tests.providers.cases.twilio import ACCOUNT_SID, TOKEN
 from tests.providers.recorder import Recorded, Recorder
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from service.errors import NotSent, TargetRefused
-from service.http import TargetPolicy, Transport
+from service.http import Transport
+from service.targets import TargetPolicy
 from tests.api.client import body, problem
 from tests.listener import Listener
 
@@ -63,26 +62,16 @@ async def test_an_endpoint_cannot_be_moved_inside_later(owner: httpx.AsyncClient
     assert (await owner.get(path)).json()["url"] == "https://owner.example/"
 
 
-class Rebinding(AbstractResolver):
+class Rebinding:
     """A DNS server of the attacker: each question gets the next answer, the last one for ever."""
 
-    def __init__(self, *answers: tuple[str, ...]) -> None:
+    def __init__(self, *answers: list[str]) -> None:
         self._answers = list(answers)
         self.asked = 0
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        del family
+    async def __call__(self, _: str) -> list[str]:
         self.asked += 1
-        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        kinds = [(address, socket.AF_INET6 if ":" in address else socket.AF_INET) for address in answer]
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=0)
-            for address, kind in kinds
-        ]
-
-    async def close(self) -> None: ...
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
 @pytest.fixture
@@ -95,20 +84,18 @@ async def inside() -> AsyncIterator[Listener]:
 @pytest.mark.parametrize(
     "answers",
     [
-        [("127.0.0.1",)],
-        [("::1",)],
-        [("::ffff:127.0.0.1",)],
-        [("64:ff9b::7f00:1",)],
-        [("127.0.0.1", "::1", "169.254.169.254")],
-        [("192.0.2.1",), ("127.0.0.1",)],
+        [["127.0.0.1"]],
+        [["::1"]],
+        [["::ffff:127.0.0.1"]],
+        [["64:ff9b::7f00:1"]],
+        [["127.0.0.1", "::1", "169.254.169.254"]],
+        [["192.0.2.1"], ["127.0.0.1"]],
     ],
 )
-async def test_a_name_that_leads_inside_at_any_time_is_not_dialled(
-    inside: Listener, answers: list[tuple[str, ...]]
-) -> None:
+async def test_a_name_that_leads_inside_at_any_time_is_not_dialled(inside: Listener, answers: list[list[str]]) -> None:
     """192.0.2.1 is for documentation (RFC 5737): nothing answers there, so the first try ends by its time."""
     port = httpx.URL(inside.url).port
-    transport = Transport(TargetPolicy(), resolver=Rebinding(*answers))
+    transport = Transport(TargetPolicy(), resolve=Rebinding(*answers))
     try:
         for _ in range(len(answers)):
             request = httpx.Request("POST", f"http://rebinding.example:{port}/")
@@ -121,8 +108,8 @@ async def test_a_name_that_leads_inside_at_any_time_is_not_dialled(
 
 async def test_the_address_that_was_checked_is_the_one_that_is_dialled(inside: Listener) -> None:
     """One question a connection: there is no second answer that could differ from the one that was judged."""
-    names = Rebinding(("127.0.0.1",), ("169.254.169.254",))
-    transport = Transport(TargetPolicy(allow_loopback=True), resolver=names)
+    names = Rebinding(["127.0.0.1"], ["169.254.169.254"])
+    transport = Transport(TargetPolicy(allow_loopback=True), resolve=names)
     try:
         for _ in range(3):
             request = httpx.Request("POST", f"http://hook.example:{httpx.URL(inside.url).port}/")

@@ -1,0 +1,189 @@
+"""Connections to where requests go: dialled when needed, kept for a while, bounded in number."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from aiohappyeyeballs import start_connection
+
+from service.wire import Wire
+
+if TYPE_CHECKING:
+    from aiohappyeyeballs import AddrInfoType
+
+    from service.targets import Origin
+
+Resolve: TypeAlias = Callable[[str], Awaitable[list[str]]]
+"""The addresses that a name leads to."""
+
+# Many servers drop a connection that idles for 5 s. A request that meets the drop on its way is lost with an unknown
+# outcome, so idle connections go before that.
+KEEPALIVE_S: Final = 4.0
+_NEXT_ADDRESS_AFTER_S: Final = 0.25
+"""Another address is tried as well when one does not answer for so long (RFC 8305, section 5)."""
+_NAMES_KEPT_S: Final = 10.0
+
+
+async def by_the_system(host: str) -> list[str]:
+    """Every address that this machine is told for a name.
+
+    Raises:
+        OSError: it is told none.
+    """
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return [str(address[0]) for *_, address in found]
+
+
+class Connections:
+    """A pool. To be made inside the event loop.
+
+    At most `most` requests are under way at once. What a name leads to is asked once for all who wait for it, so
+    that a name whose server is silent takes one thread and not all.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        *,
+        resolve: Resolve = by_the_system,
+        ca_file: Path | None = None,
+        keepalive_s: float = KEEPALIVE_S,
+    ) -> None:
+        self._places = asyncio.Semaphore(most)
+        self._resolve = resolve
+        self._tls = ssl.create_default_context(cafile=ca_file)
+        self._tls.set_alpn_protocols(["http/1.1"])
+        self._keepalive_s = keepalive_s
+        self._idle: defaultdict[Origin, list[tuple[float, Wire]]] = defaultdict(list)
+        self._open: set[Wire] = set()
+        self._lookups: dict[str, asyncio.Future[list[str]]] = {}
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self.closed = False
+
+    @asynccontextmanager
+    async def taken(self, origin: Origin, within_s: float | None = None) -> AsyncIterator[Wire]:
+        """A connection for one exchange. On the way to it not a byte of that is sent.
+
+        Raises:
+            Exception: whatever kept it from being had, `TimeoutError` among it.
+        """
+        async with asyncio.timeout(within_s):
+            await self._places.acquire()
+            try:
+                wire = self._kept(origin) or await self._dial(origin)
+            except BaseException:
+                self._places.release()
+                raise
+        try:
+            yield wire
+        finally:
+            self._places.release()
+            self._keep(origin, wire)
+
+    def _keep(self, origin: Origin, wire: Wire) -> None:
+        if self.closed or not wire.usable:
+            wire.abort()
+            return
+        self._idle[origin].append((self._loop.time(), wire))
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(self._keepalive_s, self._sweep)
+
+    async def close(self) -> None:
+        """Close all, whatever is under way on them."""
+        self.closed = True
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for lookup in self._lookups.values():
+            lookup.cancel()
+        for wire in self._open:
+            wire.abort()
+        while self._open:  # noqa: ASYNC110 - the loop closes them in its next rounds
+            await asyncio.sleep(0)
+
+    def _kept(self, origin: Origin) -> Wire | None:
+        """The one that was used last, so that those too many get old."""
+        idle = self._idle.get(origin)
+        while idle:
+            since_s, wire = idle.pop()
+            if wire.usable and self._loop.time() - since_s < self._keepalive_s:
+                return wire
+            wire.abort()
+        return None
+
+    def _sweep(self) -> None:
+        before_s = self._loop.time() - self._keepalive_s
+        for origin, idle in list(self._idle.items()):
+            for since_s, wire in idle:
+                if since_s <= before_s:
+                    wire.abort()
+            self._idle[origin] = [one for one in idle if one[0] > before_s]
+            if not self._idle[origin]:
+                del self._idle[origin]
+        self._sweeping = self._loop.call_later(self._keepalive_s / 4, self._sweep) if self._idle else None
+
+    def _check(self, wire: Wire) -> None:
+        if self.closed or not wire.usable:  # the other side has closed it already, or talks unasked
+            raise ConnectionError
+
+    async def _dial(self, origin: Origin) -> Wire:
+        wire = Wire(self._open)
+        try:
+            await self._loop.create_connection(
+                lambda: wire,
+                sock=await self._connected(origin),
+                ssl=self._tls if origin.tls else None,
+                server_hostname=origin.host.rstrip(".") if origin.tls else None,  # certificates have no dot at the end
+            )
+            self._check(wire)
+        except BaseException:
+            wire.abort()
+            raise
+        return wire
+
+    async def _connected(self, origin: Origin) -> socket.socket:
+        try:
+            addresses = [str(ip_address(origin.host))]
+        except ValueError:
+            addresses = await self._looked_up(origin.host)
+        found = [_address(address, origin.port) for address in addresses]
+        try:
+            return await start_connection(found, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER_S)
+        except BaseException:
+            self._lookups.pop(origin.host, None)  # it may have moved
+            raise
+
+    async def _looked_up(self, host: str) -> list[str]:
+        lookup = self._lookups.get(host)
+        if lookup is None:
+            lookup = self._lookups[host] = asyncio.ensure_future(self._resolve(host))
+            lookup.add_done_callback(partial(self._remember, host))
+        try:
+            return await asyncio.shield(lookup)
+        except asyncio.CancelledError:
+            if lookup.cancelled():  # by `close`
+                raise ConnectionError from None
+            raise
+
+    def _remember(self, host: str, lookup: asyncio.Future[list[str]]) -> None:
+        """What was found, for a moment; what was not, will be asked again."""
+        if lookup.cancelled() or lookup.exception() is not None:
+            self._lookups.pop(host, None)
+        else:
+            self._loop.call_later(_NAMES_KEPT_S, self._lookups.pop, host, None)
+
+
+def _address(host: str, port: int) -> AddrInfoType:
+    if ":" in host:
+        return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0)
+    return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port)
