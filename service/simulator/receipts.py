@@ -7,16 +7,16 @@ import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
+from urllib.parse import urlsplit
 
 import orjson
 from standardwebhooks import Webhook
 
 from service.connections import Connections
 from service.domain.receipt import ReceiptStatus
-from service.errors import TargetRefused
 from service.simulator.ledger import Ledger, Send
 from service.simulator.number_table import behaviour_of
-from service.targets import TargetPolicy, parsed
+from service.targets import Origin
 from service.wire import Broke
 
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -80,20 +80,22 @@ class Receipts:
         webhook_id, now = f"receipt_{message_id}", datetime.now(UTC)
         signature = self._signer.sign(webhook_id, now, body.decode())
         try:
-            at = parsed(url)
-            target = TargetPolicy.trusting().target(at)
+            at = urlsplit(url)
+            tls = at.scheme == "https"
+            origin = Origin(at.hostname or "", at.port or (443 if tls else 80), tls)
+            query = f"?{at.query}" if at.query else ""
             head = (
-                f"POST {target.path.decode()} HTTP/1.1\r\nHost: {at.netloc.decode()}\r\n"
+                f"POST {at.path or '/'}{query} HTTP/1.1\r\nHost: {at.netloc.rpartition('@')[2]}\r\n"
                 f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nwebhook-id: {webhook_id}\r\n"
                 f"webhook-timestamp: {int(now.timestamp())}\r\nwebhook-signature: {signature}\r\n\r\n"
             )
             async with (
                 self._places,
                 asyncio.timeout(_ACKNOWLEDGED_WITHIN_S),
-                self._connections.taken(target.origin) as wire,
+                self._connections.taken(origin) as wire,
             ):
                 reply = await wire.exchange(head.encode() + body)
-        except (Broke, OSError, TargetRefused):
+        except (Broke, OSError, ValueError):  # ValueError: the port of an URL that somebody else took for one
             return False
         return 200 <= reply.status < 300  # noqa: PLR2004 - the class of success
 
