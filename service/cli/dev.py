@@ -23,8 +23,7 @@ from service.environment import Environment, reachable
 from service.errors import ConfigurationError
 from service.runtime import Runtime
 from service.settings import Settings
-from service.simulator import SimulatorSettings
-from service.simulator.server import CONTROL_OFFSET
+from service.simulator.settings import CONTROL_OFFSET, SimulatorSettings
 from service.storage.clients import KeyTerms
 
 CLIENT: Final = "dev"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,8 +14,10 @@ from service.cli.secret_files import checked_api_key, checked_webhook_secret, ke
 from service.domain.keyring import new_api_key, new_webhook_secret
 from service.environment import reachable
 from service.errors import ConfigurationError
-from service.simulator import Simulator, SimulatorSettings
-from service.simulator.server import CONTROL_OFFSET
+from service.simulator.settings import CONTROL_OFFSET, SimulatorSettings
+
+if TYPE_CHECKING:
+    from service.simulator.server import Simulator
 
 _KEY, _SECRET = "SMS_SIMULATOR_API_KEY", "SMS_SIMULATOR_WEBHOOK_SECRET"
 
@@ -76,6 +78,8 @@ async def simulating(settings: SimulatorSettings) -> AsyncIterator[Simulator]:
     Raises:
         ConfigurationError: one of its ports is in use.
     """
+    from service.simulator.server import Simulator  # noqa: PLC0415 - its HTTP server costs all other processes 11 MB
+
     simulated = Simulator(settings)
     try:
         await simulated.start()

@@ -3,9 +3,3 @@
 What becomes of a message depends on its number alone, by the table in `number_table.py`. What goes wrong on the way
 is set through the control port (`control.py`, `faults.py`).
 """
-
-from __future__ import annotations
-
-from service.simulator.server import Simulator, SimulatorSettings, serve
-
-__all__ = ["Simulator", "SimulatorSettings", "serve"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Self
 
 from aiohttp import web
@@ -16,27 +14,7 @@ from service.simulator.control import Control
 from service.simulator.faults import Fault, FaultPlan, Faults
 from service.simulator.ledger import Ledger
 from service.simulator.receipts import Receipts
-
-CONTROL_OFFSET = 10
-
-
-@dataclass(frozen=True, slots=True)
-class SimulatorSettings:
-    """One simulated provider. Control is on `port` + 10; port 0 takes two free ports.
-
-    `webhook_secret` signs the receipts (Standard Webhooks, `whsec_...`). The ledger is `data_dir`/`name`.jsonl.
-    `account_callback_url` gets the receipts of sends that name no `callback_url`. Delays are in seconds.
-    """
-
-    name: str
-    host: str
-    port: int
-    api_key: str = field(repr=False)
-    webhook_secret: str = field(repr=False)
-    data_dir: Path
-    receipt_delay_s: float = 0.2
-    slow_receipt_delay_s: float = 30.0
-    account_callback_url: str | None = None
+from service.simulator.settings import CONTROL_OFFSET, SimulatorSettings
 
 
 class Simulator:

@@ -12,7 +12,8 @@ from service.app import create_app
 from service.domain.pacing import Rate
 from service.runtime import Runtime
 from service.simulator.faults import NO_FAULT, Fault, FaultPlan
-from service.simulator.server import Simulator, SimulatorSettings
+from service.simulator.server import Simulator
+from service.simulator.settings import SimulatorSettings
 from service.storage.clients import ClientChange
 from tests.api.client import CONFIG, GatewayClient, problem
 from tests.gateway import make_key, open_gateway, serve

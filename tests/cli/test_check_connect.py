@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from service.cli import app
 from service.domain.keyring import new_webhook_secret
-from service.simulator import Simulator, SimulatorSettings
+from service.simulator.server import Simulator
+from service.simulator.settings import SimulatorSettings
 from tests.cli.conftest import Trial
 from tests.providers.recorder import Recorder
 

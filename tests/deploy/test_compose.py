@@ -17,7 +17,7 @@ from service import __version__
 from service.cli import app
 from service.config_file import ConfigFile
 from service.environment import PREFIX, Environment
-from service.simulator.server import CONTROL_OFFSET
+from service.simulator.settings import CONTROL_OFFSET
 from tests.deploy.rendered import QUIET_POSTGRES, ROOT
 
 GATEWAY = ("serve", "worker")

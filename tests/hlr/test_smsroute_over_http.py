@@ -11,7 +11,8 @@ import pytest
 from service.domain.hlr import HlrResult, HlrStatus
 from service.hlr.smsroute import SmsRouteHlr
 from service.hlr.source import HlrAccount
-from service.simulator import Simulator, SimulatorSettings
+from service.simulator.server import Simulator
+from service.simulator.settings import SimulatorSettings
 
 
 @pytest.fixture(scope="module")

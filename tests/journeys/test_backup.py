@@ -21,7 +21,8 @@ from service.app import create_app
 from service.environment import Environment
 from service.pipeline.worker import working
 from service.runtime import Runtime
-from service.simulator import Simulator, SimulatorSettings
+from service.simulator.server import Simulator
+from service.simulator.settings import SimulatorSettings
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.migrate import migrate
 from service.storage.programs import find_folder

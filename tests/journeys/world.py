@@ -17,7 +17,8 @@ from service.app import create_app
 from service.environment import Environment
 from service.pipeline.worker import working
 from service.runtime import Runtime
-from service.simulator import Simulator, SimulatorSettings
+from service.simulator.server import Simulator
+from service.simulator.settings import SimulatorSettings
 from tests.gateway import make_key, open_gateway, serve
 from tests.listener import Listener, Received
 

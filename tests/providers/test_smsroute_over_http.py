@@ -15,7 +15,8 @@ from service.domain.receipt import ReceiptStatus
 from service.errors import ForgedReceipt
 from service.providers.adapter import Account, Callback, Submission
 from service.providers.smsroute import SmsRoute
-from service.simulator import Simulator, SimulatorSettings
+from service.simulator.server import Simulator
+from service.simulator.settings import SimulatorSettings
 from tests.listener import Listener
 from tests.providers.contract import SUBMISSION
 

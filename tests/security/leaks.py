@@ -13,7 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import httpx
 
-from service.simulator import Simulator, SimulatorSettings
+from service.simulator.server import Simulator
+from service.simulator.settings import SimulatorSettings
 from service.storage.embedded import EmbeddedPostgres
 from tests.cli.running import Running, free_ports, running, sms_gateway
 from tests.collector import Collector

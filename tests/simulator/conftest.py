@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service.simulator import Simulator, SimulatorSettings
 from service.simulator.ledger import ReceiptPlan, Send
+from service.simulator.server import Simulator
+from service.simulator.settings import SimulatorSettings
 from tests.listener import Listener
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.simulator import Simulator
 from service.simulator.faults import Fault, FaultPlan, Faults
+from service.simulator.server import Simulator
 from tests.listener import Listener
 from tests.simulator.conftest import Client, settings_in
 

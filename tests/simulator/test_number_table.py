@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.simulator import Simulator
 from service.simulator.number_table import NUMBER_TABLE, behaviour_of
+from service.simulator.server import Simulator
 from tests.listener import Listener
 from tests.simulator.conftest import Client, settings_in
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from service.simulator import Simulator
 from service.simulator.ledger import Ledger
 from service.simulator.receipts import Receipts
+from service.simulator.server import Simulator
 from tests.listener import Listener
 from tests.simulator.conftest import SECRET, Client, a_send, settings_in
 

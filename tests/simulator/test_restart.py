@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from service.errors import ConfigurationError
-from service.simulator import Simulator, serve
 from service.simulator.ledger import Ledger
 from service.simulator.receipts import Receipts
+from service.simulator.server import Simulator, serve
 from tests.listener import Listener
 from tests.simulator.conftest import SECRET, Client, a_send, settings_in
 
@@ -59,7 +59,7 @@ async def test_a_restart_sends_no_receipt_that_was_acknowledged(tmp_path: Path, 
 
 _CHILD = """
 import asyncio, pathlib, sys
-from service.simulator import Simulator
+from service.simulator.server import Simulator
 from tests.simulator.conftest import settings_in
 
 async def run():
