@@ -20,7 +20,7 @@ Answer = TypeVar("Answer")
 
 PATIENCE_S: Final = 4.0
 """How long a caller of the API waits for a batch. Some requests need two, and many callers hang up after 10 s."""
-TO_PROVIDER_EVERY_S: Final = {Traffic.OTP: 0.0, Traffic.TRANSACTIONAL: 0.01, Traffic.MARKETING: 0.02}
+TO_PROVIDER_EVERY_S: Final = {Traffic.OTP: 0.0, Traffic.TRANSACTIONAL: 0.005, Traffic.MARKETING: 0.02}
 """How soon one batch of a lane may follow another on the way to the provider. See docs/decisions/0014-company.md."""
 UNHURRIED_S: Final = 0.04
 """The same for what is stored after the call: settlements, receipts, results of webhooks."""
