@@ -12,7 +12,7 @@ import httptools
 MAX_REPLY_BYTES: Final = 2 * 1024 * 1024
 _MAX_RAW_BYTES: Final = 2 * MAX_REPLY_BYTES
 """With its head, and what cuts the body into chunks."""
-# What servers do that the specification forbids, and aiohttp and Node (by default) bear with as well.
+# What servers do that the specification forbids; aiohttp bears with the same.
 _BORNE_WITH: Final = {
     "lenient_headers": True,
     "lenient_optional_cr_before_lf": True,
