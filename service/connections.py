@@ -7,11 +7,11 @@ import socket
 import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from aiohappyeyeballs import start_connection
 
@@ -31,6 +31,7 @@ KEEPALIVE_S: Final = 4.0
 _NEXT_ADDRESS_AFTER_S: Final = 0.25
 """Another address is tried as well when one does not answer for so long (RFC 8305, section 5)."""
 _NAMES_KEPT_S: Final = 10.0
+_CLOSED_WITHIN_S: Final = 1.0
 
 
 async def by_the_system(host: str) -> list[str]:
@@ -69,14 +70,15 @@ class Connections:
         self._lookups: dict[str, asyncio.Future[list[str]]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self.closed = False
+        self._closed = False
 
     @asynccontextmanager
     async def taken(self, origin: Origin, within_s: float | None = None) -> AsyncIterator[Wire]:
         """A connection for one exchange. On the way to it not a byte of that is sent.
 
         Raises:
-            Exception: whatever kept it from being had, `TimeoutError` among it.
+            OSError: none was had: refused, no such name, TLS, closed, `TimeoutError` after `within_s`.
+            RuntimeError: the same, said by uvloop.
         """
         async with asyncio.timeout(within_s):
             await self._places.acquire()
@@ -92,7 +94,7 @@ class Connections:
             self._keep(origin, wire)
 
     def _keep(self, origin: Origin, wire: Wire) -> None:
-        if self.closed or not wire.usable:
+        if self._closed or not wire.usable:
             wire.abort()
             return
         self._idle[origin].append((self._loop.time(), wire))
@@ -101,15 +103,17 @@ class Connections:
 
     async def close(self) -> None:
         """Close all, whatever is under way on them."""
-        self.closed = True
+        self._closed = True
         if self._sweeping is not None:
             self._sweeping.cancel()
         for lookup in self._lookups.values():
             lookup.cancel()
-        for wire in self._open:
+        for wire in list(self._open):
             wire.abort()
-        while self._open:  # noqa: ASYNC110 - the loop closes them in its next rounds
-            await asyncio.sleep(0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSED_WITHIN_S):
+                while self._open:  # noqa: ASYNC110 - the loop closes them in its next rounds
+                    await asyncio.sleep(0)
 
     def _kept(self, origin: Origin) -> Wire | None:
         """The one that was used last, so that those too many get old."""
@@ -132,11 +136,9 @@ class Connections:
                 del self._idle[origin]
         self._sweeping = self._loop.call_later(self._keepalive_s / 4, self._sweep) if self._idle else None
 
-    def _check(self, wire: Wire) -> None:
-        if self.closed or not wire.usable:  # the other side has closed it already, or talks unasked
-            raise ConnectionError
-
     async def _dial(self, origin: Origin) -> Wire:
+        if self._closed:
+            raise ConnectionError
         wire = Wire(self._open)
         try:
             await self._loop.create_connection(
@@ -145,9 +147,11 @@ class Connections:
                 ssl=self._tls if origin.tls else None,
                 server_hostname=origin.host.rstrip(".") if origin.tls else None,  # certificates have no dot at the end
             )
-            self._check(wire)
+            if self._closed or not wire.usable:  # the other side has closed it already, or talks unasked
+                raise ConnectionError  # noqa: TRY301 - cleared away like whatever else fails
         except BaseException:
             wire.abort()
+            self._open.discard(wire)  # uvloop tells it nothing where the dialling was cancelled
             raise
         return wire
 
@@ -155,32 +159,42 @@ class Connections:
         try:
             addresses = [str(ip_address(origin.host))]
         except ValueError:
-            addresses = await self._looked_up(origin.host)
-        found = [_address(address, origin.port) for address in addresses]
-        try:
-            return await start_connection(found, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER_S)
-        except BaseException:
-            self._lookups.pop(origin.host, None)  # it may have moved
-            raise
+            return await self._connected_by_name(origin)
+        return await self._first_of(addresses, origin.port)
 
-    async def _looked_up(self, host: str) -> list[str]:
-        lookup = self._lookups.get(host)
+    async def _connected_by_name(self, origin: Origin) -> socket.socket:
+        lookup = self._lookups.get(origin.host)
         if lookup is None:
-            lookup = self._lookups[host] = asyncio.ensure_future(self._resolve(host))
-            lookup.add_done_callback(partial(self._remember, host))
+            lookup = self._lookups[origin.host] = asyncio.ensure_future(self._resolve(origin.host))
+            lookup.add_done_callback(partial(self._looked_up, origin.host))
+        await asyncio.wait([lookup])
+        if lookup.cancelled():  # by `close`
+            raise ConnectionError
         try:
-            return await asyncio.shield(lookup)
-        except asyncio.CancelledError:
-            if lookup.cancelled():  # by `close`
-                raise ConnectionError from None
+            return await self._first_of(lookup.result(), origin.port)
+        except BaseException:
+            self._forget(origin.host, lookup)  # it may have moved
             raise
 
-    def _remember(self, host: str, lookup: asyncio.Future[list[str]]) -> None:
-        """What was found, for a moment; what was not, will be asked again."""
+    def _looked_up(self, host: str, lookup: asyncio.Future[list[str]]) -> None:
         if lookup.cancelled() or lookup.exception() is not None:
-            self._lookups.pop(host, None)
+            self._forget(host, lookup)
         else:
-            self._loop.call_later(_NAMES_KEPT_S, self._lookups.pop, host, None)
+            self._loop.call_later(_NAMES_KEPT_S, self._forget, host, lookup)
+
+    def _forget(self, host: str, lookup: asyncio.Future[list[str]]) -> None:
+        if self._lookups.get(host) is lookup:
+            del self._lookups[host]
+
+    async def _first_of(self, addresses: list[str], port: int) -> socket.socket:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        cancelled = task.cancelling()
+        found = [_address(address, port) for address in addresses]
+        connected = await start_connection(found, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER_S)
+        if task.cancelling() > cancelled:  # of several addresses: it hides what comes while it drops the slower ones
+            connected.close()
+            raise asyncio.CancelledError
+        return connected
 
 
 def _address(host: str, port: int) -> AddrInfoType:

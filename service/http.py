@@ -108,25 +108,19 @@ def _message(request: httpx.Request, target: Target) -> bytes:
 
 
 def _response(reply: Reply, request: httpx.Request) -> httpx.Response:
-    # The body is decoded by now. Left in place, the header would make httpx decode it a second time.
-    headers = [one for one in reply.headers if one[0].lower() != _CODING]
-    body = bytes(reply.body)
-    if body and len(headers) < len(reply.headers):
-        body = _unpacked(body, [value for name, value in reply.headers if name.lower() == _CODING])
+    coding = b",".join(value for name, value in reply.headers if name.lower() == _CODING).strip().lower()
+    body = _unpacked(bytes(reply.body)) if reply.body and coding in _PACKED else bytes(reply.body)
+    # The body is unpacked by now. Left in place, the header would make httpx do it a second time.
+    headers = [one for one in reply.headers if one[0].lower() != _CODING] if coding else reply.headers
     return httpx.Response(reply.status, headers=headers, content=body, request=request)
 
 
-def _unpacked(body: bytes, codings: list[bytes]) -> bytes:
+def _unpacked(body: bytes) -> bytes:
     """What some servers pack although it was asked for as it is.
 
     Raises:
         Broke: it cannot be unpacked, or is too large then.
     """
-    names = [name for coding in codings if (name := coding.strip().lower()) != b"identity"]
-    if not names:
-        return body
-    if len(names) > 1 or names[0] not in _PACKED:
-        raise Broke("ContentEncoding")
     unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)  # the header tells gzip from zlib
     try:
         unpacked = unpacking.decompress(body, MAX_REPLY_BYTES + 1)

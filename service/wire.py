@@ -12,6 +12,7 @@ import httptools
 MAX_REPLY_BYTES: Final = 2 * 1024 * 1024
 _MAX_RAW_BYTES: Final = 2 * MAX_REPLY_BYTES
 """With its head, and what cuts the body into chunks."""
+_MAX_HEAD_BYTES: Final = 64 * 1024
 # What servers do that the specification forbids; aiohttp bears with the same.
 _BORNE_WITH: Final = {
     "lenient_headers": True,
@@ -66,15 +67,15 @@ class Wire(asyncio.Protocol):
         transport = cast("asyncio.Transport", self._transport)
         self._usable, self._until_end, self._raw_bytes, self._reply = False, False, 0, Reply()
         self._answered = asyncio.get_running_loop().create_future()
-        transport.write(request)
         try:
+            transport.write(request)
             return await self._answered
         finally:
             self._answered = None
 
     def abort(self) -> None:
         """Close it at once."""
-        self._usable = False
+        self._usable = self._until_end = False
         if self._transport is not None:
             self._transport.abort()
 
@@ -92,13 +93,12 @@ class Wire(asyncio.Protocol):
             self.abort()  # nobody asked for that
             return
         self._raw_bytes += len(data)
-        if self._raw_bytes > _MAX_RAW_BYTES:
-            self._fail("ReplyTooLarge")
-            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(type(error).__name__)
+        if self._waits and self._raw_bytes > (_MAX_RAW_BYTES if self._reply.status else _MAX_HEAD_BYTES):
+            self._fail("ReplyTooLarge")
 
     def connection_lost(self, error: Exception | None) -> None:
         """It is closed, by whomever."""
@@ -107,6 +107,8 @@ class Wire(asyncio.Protocol):
             self._finish()
         self._fail("ServerDisconnected" if error is None else type(error).__name__)
         self._open.discard(self)
+        self._transport = None
+        del self._parser  # which holds methods of this object, so that neither would go without the garbage collector
 
     # What the parser calls.
 
@@ -123,7 +125,7 @@ class Wire(asyncio.Protocol):
         """The head is whole."""
         self._reply.status = self._parser.get_status_code()
         delimited = {b"content-length", b"transfer-encoding"}
-        self._until_end = not any(name.lower() in delimited for name, _ in self._reply.headers)
+        self._until_end = not any(name.strip().lower() in delimited for name, _ in self._reply.headers)
 
     def on_body(self, data: bytes) -> None:
         """A part of the body, without what marks chunks."""
@@ -136,7 +138,7 @@ class Wire(asyncio.Protocol):
         if self._reply.status < HTTPStatus.OK:  # 100 or 103: the reply is yet to come (RFC 9110, section 15.2)
             self._until_end, self._reply = False, Reply()
             return
-        # A reply to half a request leaves the other half on its way.
+        # After a reply to half a request servers close, and the next request would meet that.
         written = not cast("asyncio.Transport", self._transport).get_write_buffer_size()
         self._usable = self._waits and written and self._parser.should_keep_alive()
         self._finish()
@@ -146,11 +148,11 @@ class Wire(asyncio.Protocol):
         return self._answered is not None and not self._answered.done()
 
     def _finish(self) -> None:
-        if self._answered is not None and not self._answered.done():
+        if self._answered is not None and self._waits:
             self._answered.set_result(self._reply)
         self._reply = Reply()
 
     def _fail(self, cause: str) -> None:
         self.abort()
-        if self._answered is not None and not self._answered.done():
+        if self._answered is not None and self._waits:
             self._answered.set_exception(Broke(cause))

@@ -95,7 +95,7 @@ class Receipts:
                 self._connections.taken(origin) as wire,
             ):
                 reply = await wire.exchange(head.encode() + body)
-        except (Broke, OSError, ValueError):  # ValueError: the port of an URL that somebody else took for one
+        except (Broke, OSError, RuntimeError, ValueError):  # ValueError: a port that is none
             return False
         return 200 <= reply.status < 300  # noqa: PLR2004 - the class of success
 

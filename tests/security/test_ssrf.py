@@ -1,4 +1,4 @@
-"""A client who gives the gateway URLs that only the gateway could call. The transport alone: tests/test_http.py."""
+"""A client who gives the gateway URLs that only the gateway could call. The transport alone: tests/http."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import pytest
 
 from service.errors import TargetRefused
 from service.targets import TargetPolicy
-from tests.raw_server import OK, names, opened, post, serving
+from tests.http.raw_server import OK, names, opened, post, serving
 
 
 @pytest.mark.parametrize(

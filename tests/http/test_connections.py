@@ -1,4 +1,4 @@
-"""What servers do to a connection, and when one is used again. What it means for a message: test_http.py."""
+"""What servers do to a connection, and when one is used again. What it means for a message: test_transport.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from service.errors import MaybeSent, NotSent
-from tests.raw_server import OK, hang, opened, post, serving, writes
+from tests.http.raw_server import OK, hang, opened, post, serving, writes
 
 LAST = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlast"
 
@@ -199,3 +199,89 @@ async def test_a_place_is_free_again_whatever_became_of_who_had_it() -> None:
                 await transport.send(post(server.url), timeout_s=5)
             with pytest.raises(NotSent):
                 await transport.send(post("http://127.0.0.1:9"), timeout_s=5)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_reply_that_comes_too_late_is_not_taken_for_the_next(cancelled: bool) -> None:
+    late, over = asyncio.Event(), asyncio.Event()
+
+    async def answers_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.read(reader)
+        await late.wait()
+        writer.write(OK)
+        await reader.read()
+        over.set()
+
+    async with serving(LAST) as server, opened() as transport:
+        told, server.answer = server.answer, answers_late
+        if cancelled:
+            first = asyncio.create_task(transport.send(post(server.url), timeout_s=5))
+            await asyncio.wait_for(server.requested.wait(), 5)
+            first.cancel()
+            await asyncio.wait([first])
+        else:
+            with pytest.raises(MaybeSent):
+                await transport.send(post(server.url), timeout_s=0.1)
+        server.answer = told
+        late.set()
+        assert (await transport.send(post(server.url), timeout_s=5)).content == b"last"
+        await asyncio.wait_for(over.wait(), 5)
+        assert server.connections == 2
+
+
+async def test_half_a_reply_is_none_when_the_transport_is_closed() -> None:
+    """Its end would be that of the connection, so nobody else could tell."""
+    async with serving(then=writes(b'HTTP/1.1 200 OK\r\n\r\n{"half', then=hang)) as server, opened() as transport:
+        under_way = asyncio.create_task(transport.send(post(server.url), timeout_s=5))
+        await asyncio.wait_for(server.requested.wait(), 5)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await transport.aclose()
+        with pytest.raises(MaybeSent):
+            await under_way
+
+
+async def test_a_handshake_that_does_not_end_is_given_up_and_holds_up_nothing() -> None:
+    reached = asyncio.Event()
+
+    async def says_nothing(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        await reader.read()
+
+    async with serving() as server, opened(max_connections=1) as transport:
+        server.answer = says_nothing
+        url = f"https://127.0.0.1:{server.port}"
+        cancelled = asyncio.create_task(transport.send(post(url), timeout_s=5))
+        await asyncio.wait_for(reached.wait(), 5)
+        waiting = asyncio.create_task(transport.send(post(url), timeout_s=5))
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        with pytest.raises(NotSent, match="Timeout"):
+            await transport.send(post(url), timeout_s=5, connect_timeout_s=0.05)
+
+
+async def test_connecting_may_end_at_any_time_and_leaves_nothing_behind() -> None:
+    """Whatever is left behind, `aclose` would wait for."""
+    async with serving(then=hang) as server, opened() as transport:
+        for turns in range(40):
+            under_way = asyncio.create_task(transport.send(post(server.url), timeout_s=5))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            under_way.cancel()
+            await asyncio.wait([under_way])
+        async with asyncio.timeout(0.9):  # it gives up waiting after a second
+            await transport.aclose()
+
+
+async def test_who_waits_for_a_place_when_the_transport_is_closed_sends_nothing() -> None:
+    async with serving(then=hang) as server, opened(max_connections=1) as transport:
+        first, second = (asyncio.create_task(transport.send(post(server.url), timeout_s=5)) for _ in range(2))
+        await asyncio.wait_for(server.requested.wait(), 5)
+        await transport.aclose()
+        with pytest.raises(MaybeSent):
+            await first
+        with pytest.raises(NotSent):
+            await second
+        assert server.connections == 1
