@@ -137,8 +137,7 @@ class Connections:
         self._sweeping = self._loop.call_later(self._keepalive_s / 4, self._sweep) if self._idle else None
 
     async def _dial(self, origin: Origin) -> Wire:
-        if self._closed:
-            raise ConnectionError
+        self._check_open()
         wire = Wire(self._open)
         try:
             await self._loop.create_connection(
@@ -147,13 +146,17 @@ class Connections:
                 ssl=self._tls if origin.tls else None,
                 server_hostname=origin.host.rstrip(".") if origin.tls else None,  # certificates have no dot at the end
             )
-            if self._closed or not wire.usable:  # the other side has closed it already, or talks unasked
-                raise ConnectionError  # noqa: TRY301 - cleared away like whatever else fails
+            self._check_open()
+            wire.check_usable()
         except BaseException:
             wire.abort()
             self._open.discard(wire)  # uvloop tells it nothing where the dialling was cancelled
             raise
         return wire
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionError
 
     async def _connected(self, origin: Origin) -> socket.socket:
         try:

@@ -57,6 +57,11 @@ class Wire(asyncio.Protocol):
         """Whether it is idle and, for all that is known here, open."""
         return self._usable and self._transport is not None and not self._transport.is_closing()
 
+    def check_usable(self) -> None:
+        """Raises `ConnectionError` where it is not: the other side has closed it already, or talks unasked."""
+        if not self.usable:
+            raise ConnectionError
+
     async def exchange(self, request: bytes) -> Reply:
         """Write a request and wait for its reply. Whatever is raised, the request may have gone out.
 
@@ -89,7 +94,7 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes came."""
-        if not self._waits:
+        if not self._waits():
             self.abort()  # nobody asked for that
             return
         self._raw_bytes += len(data)
@@ -97,7 +102,7 @@ class Wire(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(type(error).__name__)
-        if self._waits and self._raw_bytes > (_MAX_RAW_BYTES if self._reply.status else _MAX_HEAD_BYTES):
+        if self._waits() and self._raw_bytes > (_MAX_RAW_BYTES if self._reply.status else _MAX_HEAD_BYTES):
             self._fail("ReplyTooLarge")
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -114,7 +119,7 @@ class Wire(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A reply begins."""
-        if not self._waits:
+        if not self._waits():
             self._usable = False  # a reply that nobody asked for would be taken for that to the next request
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -140,19 +145,18 @@ class Wire(asyncio.Protocol):
             return
         # After a reply to half a request servers close, and the next request would meet that.
         written = not cast("asyncio.Transport", self._transport).get_write_buffer_size()
-        self._usable = self._waits and written and self._parser.should_keep_alive()
+        self._usable = self._waits() and written and self._parser.should_keep_alive()
         self._finish()
 
-    @property
     def _waits(self) -> bool:
         return self._answered is not None and not self._answered.done()
 
     def _finish(self) -> None:
-        if self._answered is not None and self._waits:
+        if self._answered is not None and self._waits():
             self._answered.set_result(self._reply)
         self._reply = Reply()
 
     def _fail(self, cause: str) -> None:
         self.abort()
-        if self._answered is not None and self._waits:
+        if self._answered is not None and self._waits():
             self._answered.set_exception(Broke(cause))
