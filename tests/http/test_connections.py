@@ -136,6 +136,12 @@ async def test_of_addresses_that_do_not_answer_the_next_is_tried() -> None:
     assert response.content == b"ok"
 
 
+async def test_a_name_is_asked_of_the_system() -> None:
+    async with serving(OK) as server, opened() as transport:
+        response = await transport.send(post(f"http://localhost:{server.port}"), timeout_s=5)
+    assert response.content == b"ok"
+
+
 async def test_all_who_wait_for_a_name_wait_for_one_answer_which_is_kept() -> None:
     asked: list[str] = []
     answer = asyncio.Event()

@@ -45,6 +45,13 @@ async def test_a_request_goes_out_as_built_and_the_reply_comes_back_whole() -> N
     assert names == {b"host", b"x-key", b"content-length", b"content-type", b"accept-encoding"}
 
 
+async def test_what_a_request_says_of_codings_stands() -> None:
+    async with serving(OK) as server, opened() as transport:
+        request = httpx.Request("GET", server.url, headers={"Accept-Encoding": "gzip"})
+        await transport.send(request, timeout_s=5)
+    assert server.requests[0].lower().count(b"accept-encoding") == 1
+
+
 async def test_a_connection_is_used_again() -> None:
     async with serving(OK, OK) as server, opened() as transport:
         for _ in range(2):
