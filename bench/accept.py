@@ -85,7 +85,13 @@ async def _run(processes: int, turns: int, seconds: float) -> list[Turn]:
                 sides["jasmin"] = [jasmin.plan(url)]
             for plans in sides.values():  # warm up
                 await measure_all(plans)
-            return [await _turn(sides, seconds) for _ in range(turns)]
+            return [await _turn(_rotated(sides, number), seconds) for number in range(turns)]
+
+
+def _rotated(sides: Sides, number: int) -> Sides:
+    """Another side first in each turn: what one leaves behind to be written to disk falls on the next."""
+    order = list(sides)[number % len(sides) :] + list(sides)[: number % len(sides)]
+    return {side: sides[side] for side in order}
 
 
 async def _turn(sides: Sides, seconds: float) -> Turn:
@@ -113,6 +119,9 @@ def _show(processes: int, turns: list[Turn]) -> tuple[dict[str, float], dict[str
         return statistics.median(of(turn) for turn in turns)
 
     figures = {f"{side}_per_s_{processes}": median(lambda turn, side=side: turn[side].rate) for side in turns[0]}  # type: ignore[misc]
+    figures |= {
+        f"{side}_generator_cpu_{processes}": statistics.median(turn[side].cpu for turn in turns) for side in turns[0]
+    }
     figures |= {
         f"send_p50_ms_{processes}": median(lambda turn: turn["send"].p50_ms),
         f"send_p99_ms_{processes}": median(lambda turn: turn["send"].p99_ms),

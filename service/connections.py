@@ -1,4 +1,4 @@
-"""Connections to where requests go: dialled when needed, kept for a while, bounded in number."""
+"""Connections to where requests go: dialled when needed, kept for a while."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from ipaddress import ip_address
@@ -31,18 +32,24 @@ KEEPALIVE_S: Final = 4.0
 _NEXT_ADDRESS_AFTER_S: Final = 0.25
 """Another address is tried as well when one does not answer for so long (RFC 8305, section 5)."""
 _NAMES_KEPT_S: Final = 10.0
+_NAMES_AT_ONCE: Final = 16
 _CLOSED_WITHIN_S: Final = 1.0
 
 
-async def by_the_system(host: str) -> list[str]:
-    """Every address that this machine is told for a name.
+def by_the_system() -> Resolve:
+    """Names as this machine is told them, every address of each.
 
-    Raises:
-        OSError: it is told none.
+    It asks in threads of its own: a server of some names that is silent must not hold up those who ask for others, such
+    as a provider's, and uvloop has two for all.
     """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    return [str(address[0]) for *_, address in found]
+    threads = ThreadPoolExecutor(_NAMES_AT_ONCE, thread_name_prefix="names")
+    ask = partial(socket.getaddrinfo, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+
+    async def resolve(host: str) -> list[str]:
+        found = await asyncio.get_running_loop().run_in_executor(threads, ask, host, None)
+        return [str(address[0]) for *_, address in found]
+
+    return resolve
 
 
 class Connections:
@@ -56,12 +63,12 @@ class Connections:
         self,
         most: int,
         *,
-        resolve: Resolve = by_the_system,
+        resolve: Resolve | None = None,
         ca_file: Path | None = None,
         keepalive_s: float = KEEPALIVE_S,
     ) -> None:
         self._places = asyncio.Semaphore(most)
-        self._resolve = resolve
+        self._resolve = resolve or by_the_system()
         self._tls = ssl.create_default_context(cafile=ca_file)
         self._tls.set_alpn_protocols(["http/1.1"])
         self._keepalive_s = keepalive_s

@@ -52,13 +52,16 @@ class Transport:
         policy: TargetPolicy,
         *,
         max_connections: int = 256,
-        resolve: Resolve = by_the_system,
+        resolve: Resolve | None = None,
         ca_file: Path | None = None,
         keepalive_s: float = KEEPALIVE_S,
     ) -> None:
         self._policy = policy
         self._connections = Connections(
-            max_connections, resolve=_permitted(policy, resolve), ca_file=ca_file, keepalive_s=keepalive_s
+            max_connections,
+            resolve=_permitted(policy, resolve or by_the_system()),
+            ca_file=ca_file,
+            keepalive_s=keepalive_s,
         )
 
     async def send(self, request: httpx.Request, *, timeout_s: float, connect_timeout_s: float = 3.0) -> httpx.Response:
@@ -109,19 +112,21 @@ def _message(request: httpx.Request, target: Target) -> bytes:
 
 def _response(reply: Reply, request: httpx.Request) -> httpx.Response:
     coding = b",".join(value for name, value in reply.headers if name.lower() == _CODING).strip().lower()
-    body = _unpacked(bytes(reply.body)) if reply.body and coding in _PACKED else bytes(reply.body)
+    body = _unpacked(bytes(reply.body), coding) if reply.body and coding in _PACKED else bytes(reply.body)
     # The body is unpacked by now. Left in place, the header would make httpx do it a second time.
     headers = [one for one in reply.headers if one[0].lower() != _CODING] if coding else reply.headers
     return httpx.Response(reply.status, headers=headers, content=body, request=request)
 
 
-def _unpacked(body: bytes) -> bytes:
+def _unpacked(body: bytes, coding: bytes) -> bytes:
     """What some servers pack although it was asked for as it is.
 
     Raises:
         Broke: it cannot be unpacked, or is too large then.
     """
-    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)  # the header tells gzip from zlib
+    # Some servers leave out the head of a deflate, whose low four bits are 8 (RFC 1950). Else it tells gzip from zlib.
+    headless = coding == b"deflate" and body[0] & 0x0F != zlib.DEFLATED
+    unpacking = zlib.decompressobj(-zlib.MAX_WBITS if headless else zlib.MAX_WBITS | 32)
     try:
         unpacked = unpacking.decompress(body, MAX_REPLY_BYTES + 1)
     except zlib.error:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from service.connections import KEEPALIVE_S, Resolve, by_the_system
+from service.connections import KEEPALIVE_S, Resolve
 from service.http import Transport
 from service.targets import TargetPolicy
 
@@ -141,7 +141,7 @@ async def opened(
     policy: TargetPolicy | None = None,
     *,
     max_connections: int = 256,
-    resolve: Resolve = by_the_system,
+    resolve: Resolve | None = None,
     keepalive_s: float = KEEPALIVE_S,
 ) -> AsyncIterator[Transport]:
     transport = Transport(

@@ -63,12 +63,17 @@ def _packed(coding: str, body: bytes) -> bytes:
     return f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+def _headless(body: bytes) -> bytes:
+    return zlib.compress(body, wbits=-zlib.MAX_WBITS)
+
+
 @pytest.mark.parametrize(
     ("coding", "pack"),
     [
         ("gzip", gzip.compress),
         ("GZip", gzip.compress),
         ("deflate", zlib.compress),
+        ("deflate", _headless),
         ("UTF-8", bytes),
         ("br", bytes),
         ("gzip, x", bytes),
