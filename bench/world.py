@@ -54,10 +54,10 @@ class World:
         answer.raise_for_status()
         return datetime.fromisoformat(answer.json()["created_at"])
 
-    async def fault(self, name: str, fault: str) -> None:
-        """Switch a fault of a simulated provider on."""
+    async def fault(self, name: str, fault: str, latency_s: float = 0.0) -> None:
+        """Switch a fault of a simulated provider on, and let it take so long for every answer."""
         url = f"http://127.0.0.1:{self.ports[name] + 10}/faults"
-        (await self.http.put(url, json={"fault": fault})).raise_for_status()
+        (await self.http.put(url, json={"fault": fault, "latency_s": latency_s})).raise_for_status()
 
     def came(self, name: str, by: str = "idempotency_key") -> dict[str, datetime]:
         """When a provider accepted its first message under each key (`message:account`), or `by` each number (`to`)."""
@@ -108,8 +108,12 @@ async def a_world(
     *,
     paces: dict[str, str] | None = None,
     parts: Sequence[Part] = (SERVE, WORKER),
+    receiver_ms: float = 0.0,
 ) -> AsyncIterator[World]:
-    """The system with these providers. `config` names each as `{name}`; `paces` adds settings to some."""
+    """The system with these providers. `config` names each as `{name}`; `paces` adds settings to some.
+
+    The sink takes `receiver_ms` to acknowledge a webhook.
+    """
     async with AsyncExitStack() as stack:
         dsn = await stack.enter_async_context(EmbeddedPostgres(folder / "data"))
         ports = {name: free_port() for name in ("sink", *(part.name for part in parts), *providers)}
@@ -134,7 +138,9 @@ async def a_world(
             await stack.enter_async_context(process(arguments, ready, folder / f"{name}.log"))
         sink_url = f"http://127.0.0.1:{ports['sink']}"
         await stack.enter_async_context(
-            process(["bench.sink", str(ports["sink"])], f"{sink_url}/count", folder / "sink.log")
+            process(
+                ["bench.sink", str(ports["sink"]), str(receiver_ms)], f"{sink_url}/count", folder / "sink.log"
+            )
         )
         for part in parts:
             ready = f"http://127.0.0.1:{ports[part.name]}/readyz"
