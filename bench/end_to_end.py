@@ -1,8 +1,8 @@
 """Messages a second through everything: `python -m bench.end_to_end [--rate 350] [--seconds 60] [--json]`.
 
-Accept, HLR verdict from the cache, submit, receipt, signed webhook acknowledged, on the gateway's defaults. The provider
-takes 250 ms for an answer and the receiver 100 ms, as real ones do (`--provider-ms`, `--receiver-ms`; 0 leaves what the
-gateway itself takes). Single sends come at a fixed rate.
+Accept, HLR verdict from the cache, submit, receipt, signed webhook acknowledged, on the gateway's defaults. The
+provider takes 250 ms for an answer and the receiver 100 ms, as real ones do (`--provider-ms`, `--receiver-ms`; 0 leaves
+what the gateway itself takes). Single sends come at a fixed rate.
 What is under way is counted after a third of the time, after two and at the end: the rate is sustained when that is
 never more than one and a half seconds' worth, and at the end no more than half a second's worth above the first count.
 Then the same at half the rate, to see how long a message takes from its accept to the provider.

@@ -19,7 +19,7 @@ from service.domain.message import Traffic
 from service.storage.database import Database
 from service.storage.listing import MessageListing, Wanted
 from service.storage.messages import Earlier, Key, MessageStore, NewMessage
-from service.storage.outbox import Delivery, DeliveryResult, Outbox
+from service.storage.outbox import Delivery, DeliveryResult, Outbox, Room
 from service.storage.queue import Begin, Claimed, MessageQueue, Move, Settlement
 from service.storage.receipts import News, ReceiptStore
 from service.storage.upkeep import Upkeep
@@ -95,7 +95,9 @@ class Steps:
         with self.timed(f"{kind}receipt"):
             await asyncio.gather(*(self._receipts.apply(_delivered(begin)) for begin in begins))
         with self.timed(f"{kind}webhook claim"):
-            deliveries = await self._outbox.claim(self._worker_id, BATCH, BATCH, {})
+            due = await self._outbox.due_targets("", BATCH)
+            rooms = {target.target: Room(BATCH, 0) for target in due}
+            deliveries = await self._outbox.claim(self._worker_id, BATCH, rooms)
         with self.timed(f"{kind}webhook settle"):
             await asyncio.gather(*(self._outbox.settle(_acknowledged(delivery)) for delivery in deliveries))
         if not len(claimed) == len(deliveries) == BATCH:

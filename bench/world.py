@@ -138,9 +138,7 @@ async def a_world(
             await stack.enter_async_context(process(arguments, ready, folder / f"{name}.log"))
         sink_url = f"http://127.0.0.1:{ports['sink']}"
         await stack.enter_async_context(
-            process(
-                ["bench.sink", str(ports["sink"]), str(receiver_ms)], f"{sink_url}/count", folder / "sink.log"
-            )
+            process(["bench.sink", str(ports["sink"]), str(receiver_ms)], f"{sink_url}/count", folder / "sink.log")
         )
         for part in parts:
             ready = f"http://127.0.0.1:{ports[part.name]}/readyz"

@@ -65,8 +65,9 @@ class Provider(_Section):
     """Messages a second that the provider allows. Absent: no pacing."""
     otp_reserve: float = Field(default=0.2, ge=0, lt=1, allow_inf_nan=False)
     """The share of `mps`, and of calls in flight, that only OTPs may use."""
-    max_in_flight: Count = 64
-    """Calls to it at once, of each worker."""
+    max_in_flight: Count = 512
+    """Calls to it at once, of each worker, at most. How many it gets adapts by itself: see
+    [concurrency](how-it-works.md#concurrency)."""
     timeout_s: Seconds = 10.0
     """How long a call may take. After it the outcome is unknown, so give it time: see
     [six outcomes](how-it-works.md#six-outcomes)."""
@@ -132,10 +133,10 @@ class Webhooks(_Section):
     """Networks that they must not go to, e.g. `10.1.0.0/16`."""
     timeout_s: Seconds = 15.0
     """How long a receiver may take to acknowledge."""
-    concurrency: Count = 128
+    concurrency: Count = 512
     """Webhooks on their way at once, of each worker."""
-    per_target: Count = 16
-    """The same to one endpoint, or one origin of `callback_url`s."""
+    per_target: Count = 256
+    """The same to one endpoint, or one origin of `callback_url`s, at most. How many it gets adapts by itself."""
 
 
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
@@ -219,14 +220,14 @@ class Limits(_Section):
 
 
 class Deliver(_Section):
-    """The worker. A lane's number is how many of its messages are worked on at once."""
+    """The worker. A lane's number bounds how many of its messages are worked on at once."""
 
     lanes: dict[Traffic, Count] = {
-        Traffic.OTP: 128,
-        Traffic.TRANSACTIONAL: 128,
-        Traffic.MARKETING: 64,
+        Traffic.OTP: 512,
+        Traffic.TRANSACTIONAL: 1024,
+        Traffic.MARKETING: 1024,
     }
-    """Messages of each class that are worked on at once, in each worker."""
+    """Messages of each class that are worked on at once, in each worker, at most. Fewer are, by what providers take."""
     poll_s: float = Field(default=0.2, ge=0.001, le=60, allow_inf_nan=False)
     """How often an idle lane looks for work."""
     lease_s: float = Field(default=13.0, ge=3, le=3_600, allow_inf_nan=False)

@@ -61,7 +61,7 @@ class Deliver:
         self._routes = routes_of(runtime.config)
         self._receipt_wait_s = runtime.config.limits.receipt_wait_hours * 3600
         work = runtime.settings.environment.work
-        self._lanes = [Lane(runtime, lease, lane, self.deliver) for lane in Traffic if lane.value in work]
+        self._lanes = [Lane(runtime, lease, lane, self.deliver, submit.room) for lane in Traffic if lane.value in work]
 
     async def run(self) -> None:
         """Work until cancelled; what is under way then goes on until `drain`."""

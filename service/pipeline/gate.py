@@ -2,60 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import Final
 from uuid import UUID
 
 from service.domain.health import Breaker, BreakerState, Pass
 from service.domain.message import Traffic
+from service.pipeline.in_flight import InFlight
 from service.pipeline.pace import PATIENCE_S, RESERVE_AHEAD_S, Busy, Pace
 from service.runtime import ProviderAccount, Runtime
 
 _STATE_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 _HELD_RETRY_S = 2.0
+_ROOM_BEHIND_CLOSED: Final = 8
+"""What a lane claims for a closed provider at once: such messages go on to another, or back into the queue."""
 
 
 class Call:
     """A call that has its turn."""
 
-    def __init__(self, breaker: Breaker, passed: Pass, now: Callable[[], float]) -> None:
+    def __init__(self, breaker: Breaker, passed: Pass, in_flight: InFlight, now: Callable[[], float]) -> None:
         self._breaker = breaker
         self._passed = passed
+        self._in_flight = in_flight
         self._now = now
 
-    def end(self, *, success: bool) -> bool:
-        """Say whether the provider works, by what came of the call. Returns whether its breaker opened by that."""
-        return self._breaker.end(self._passed, success, self._now())
+    def end(self, *, success: bool, overloaded: bool = False, took_s: float | None = None) -> bool:
+        """Say what came of the call. Returns whether the breaker opened by that.
 
-
-class _Places(asyncio.Semaphore):
-    """So many calls at once."""
-
-    def __init__(self, number: int, now: Callable[[], float]) -> None:
-        super().__init__(number)
-        self._now = now
-        self._moved_s = now()
-
-    def hang(self) -> bool:
-        """Whether all are taken and none has become free for as long as anybody waits for one.
-
-        Nobody waits then: those who do hold places of their lane, which messages for other providers need.
+        `success`: the provider works. `overloaded`: it has too much to do. `took_s`: where it did what it was asked.
         """
-        return self.locked() and self._now() >= self._moved_s + PATIENCE_S
-
-    async def acquire(self) -> Literal[True]:
-        await super().acquire()
-        self._moved_s = self._now()
-        return True
-
-    def release(self) -> None:
-        self._moved_s = self._now()
-        super().release()
+        self._in_flight.end(took_s, bad=overloaded)
+        return self._breaker.end(self._passed, success, self._now())
 
 
 class Gate:
@@ -70,8 +52,13 @@ class Gate:
         self.held = False
         """An operator has paused the provider."""
         self._paused_until_s = 0.0
-        self._all_calls = _Places(settings.max_in_flight, now)
-        self._other_calls = _Places(max(1, int(settings.max_in_flight * (1 - settings.otp_reserve))), now)
+        self._in_flight = InFlight(
+            settings.max_in_flight,
+            settings.otp_reserve,
+            {lane: 1 / max(intervals.values()) for lane in Traffic if (intervals := _intervals_s(account, lane))},
+            now,
+            lambda lane: runtime.hints.lanes[lane].set(),
+        )
         self._paces = {
             lane: Pace(runtime.pacing, _intervals_s(account, lane), RESERVE_AHEAD_S if lane is Traffic.OTP else 0.0)
             for lane in Traffic
@@ -89,6 +76,8 @@ class Gate:
     def show(self) -> None:
         """Let the metrics tell of this gate, and not of one that was there before."""
         self._metrics.breaker.labels(self.account.name).set_function(self._state_value)
+        self._metrics.provider_limit.labels(self.account.name).set_function(lambda: self._in_flight.limiter.limit)
+        self._metrics.provider_in_flight.labels(self.account.name).set_function(lambda: self._in_flight.calls)
         self._metrics.paused.labels(self.account.name).set(self.held)
 
     def _state_value(self) -> float:
@@ -96,7 +85,8 @@ class Gate:
 
     def hide(self) -> None:
         """Let them tell nothing of it."""
-        self._metrics.breaker.remove(self.account.name)
+        for metric in (self._metrics.breaker, self._metrics.provider_limit, self._metrics.provider_in_flight):
+            metric.remove(self.account.name)
         self._metrics.paused.remove(self.account.name)
 
     @property
@@ -109,6 +99,12 @@ class Gate:
         """When the breaker last closed after it had been open; minus infinity where it never was."""
         return self._breaker.closed_at_s
 
+    def room(self, traffic: Traffic) -> int:
+        """How many more messages of that lane are of use here."""
+        room = self._in_flight.room(traffic)
+        closed = self.held or self.probe_at_s is not None or self._paused_until_s > self._now()
+        return min(room, _ROOM_BEHIND_CLOSED) if closed else room
+
     @asynccontextmanager
     async def turn(self, traffic: Traffic, client_id: UUID, sender: str) -> AsyncIterator[Call]:
         """Wait for a turn to call and hold it while calling. Say what came of it with `Call.end`.
@@ -119,16 +115,15 @@ class Gate:
             Busy: the breaker is open, an operator or the provider wants a pause, or the turn is over `PATIENCE_S` away.
         """
         self._check_open()
-        if any(places.hang() for places in self._places(traffic)):
-            raise Busy(PATIENCE_S)
-        await self._sender_paces.get(sender, self._paces[traffic]).wait(client_id)
-        async with self._in_flight(traffic):
-            self._check_open()
-            passed = self._breaker.begin()
-            try:
-                yield Call(self._breaker, passed, self._now)
-            finally:
-                self._breaker.end(passed, None, self._now())
+        with self._in_flight.at_gate(traffic):
+            await self._sender_paces.get(sender, self._paces[traffic]).wait(client_id)
+            async with self._in_flight.place(traffic):
+                self._check_open()
+                passed = self._breaker.begin()
+                try:
+                    yield Call(self._breaker, passed, self._in_flight, self._now)
+                finally:
+                    self._breaker.end(passed, None, self._now())
 
     def _check_open(self) -> None:
         now_s = self._now()
@@ -138,28 +133,6 @@ class Gate:
             raise Busy(wait_s if math.isfinite(wait_s) else PATIENCE_S, down=True)  # what a probe finds is known soon
         if (wait_s := self._paused_until_s - now_s) > 0:
             raise Busy(wait_s)
-
-    def _places(self, traffic: Traffic) -> list[_Places]:
-        return [self._all_calls] if traffic is Traffic.OTP else [self._other_calls, self._all_calls]
-
-    @asynccontextmanager
-    async def _in_flight(self, traffic: Traffic) -> AsyncIterator[None]:
-        kinds = self._places(traffic)
-        held: list[_Places] = []
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                for calls in kinds:
-                    await calls.acquire()
-                    held.append(calls)
-        except TimeoutError:
-            for calls in held:
-                calls.release()
-            raise Busy(PATIENCE_S) from None
-        try:
-            yield
-        finally:
-            for calls in held:
-                calls.release()
 
     def pause(self, seconds: float) -> None:
         """The provider asked not to be called for a while."""

@@ -15,17 +15,14 @@ from uuid import UUID
 from service.domain.message import Traffic
 from service.errors import StoreError
 from service.pipeline.lease import Lease
-from service.pipeline.pace import PATIENCE_S
 from service.runtime import Runtime
-from service.settings import GatewayConfig
 from service.storage.batch import TO_PROVIDER_EVERY_S
 from service.storage.queue import Claimed
 
 log = logging.getLogger(__name__)
 
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
-_CALL_S = 2.0  # longer than most providers take to answer
-_DEFAULT_LIMIT = 64
+_DEFAULT_LIMIT = 512
 _NEW_S = 1.0
 """Since it was to go out. What waits for a provider's pace is older and comes one by one, so it is left to the poll."""
 _FLOOR_LIFETIME_S = 10.0
@@ -37,14 +34,20 @@ Deliver: TypeAlias = Callable[[Claimed, asyncio.Task[None] | None], Coroutine[An
 
 
 class Lane:
-    """Claims due messages of one traffic class and works on a bounded number of them at once."""
+    """Claims due messages of one traffic class, as many as `room` says that providers have places for.
 
-    def __init__(self, runtime: Runtime, lease: Lease, traffic: Traffic, deliver: Deliver) -> None:
+    What is claimed beyond that would only be put back. The lane's own limit bounds the memory of all.
+    """
+
+    def __init__(
+        self, runtime: Runtime, lease: Lease, traffic: Traffic, deliver: Deliver, room: Callable[[Traffic], int]
+    ) -> None:
         self._runtime = runtime
         self._lease = lease
         self._traffic = traffic
         self._deliver = deliver
-        self._limit = _limit(runtime.config, traffic)
+        self._room = room
+        self._limit = runtime.config.deliver.lanes.get(traffic, _DEFAULT_LIMIT)
         self._poll_s = runtime.config.deliver.poll_s
         self._wake = runtime.hints.lanes[traffic]
         self._floors: dict[UUID, datetime] = {}
@@ -62,7 +65,7 @@ class Lane:
     async def _round(self) -> None:
         self._wake.clear()
         began_s = time.monotonic()
-        free = self._limit - len(self.under_way)
+        free = min(self._limit - len(self.under_way), self._room(self._traffic))
         claimed = await self._claim(free) if free > 0 else []
         every_s = TO_PROVIDER_EVERY_S[self._traffic]
         # Where new ones came, more will: they are looked for without a hint, unless nothing keeps the looks apart.
@@ -116,18 +119,3 @@ class Lane:
         if time.monotonic() >= self._floors_until_s:
             self._floors.clear()
             self._floors_until_s = time.monotonic() + _FLOOR_LIFETIME_S
-
-
-def _limit(config: GatewayConfig, traffic: Traffic) -> int:
-    """How many messages are worked on at once: no more than the providers' pace lets out while they wait and are sent.
-
-    What is claimed beyond that would only be put back.
-    """
-    limit = config.deliver.lanes.get(traffic, _DEFAULT_LIMIT)
-    paces = [
-        None if provider.mps is None else provider.mps * (1 if traffic is Traffic.OTP else 1 - provider.otp_reserve)
-        for provider in config.providers.values()
-    ]
-    if None in paces:
-        return limit
-    return min(limit, math.ceil(sum(filter(None, paces)) * (PATIENCE_S + _CALL_S)))

@@ -1,7 +1,7 @@
 """Notify: sign a receipt webhook (Standard Webhooks), deliver it, retry it.
 
-At least once, in no promised order. Each target (a registered endpoint, or a client's origin) is on its own: a bounded
-share of the calls under way, and a pause of its own when it fails, so that a dead endpoint holds up nobody else.
+At least once, in no promised order. Each target (a registered endpoint, or a client's origin) is on its own: a share of
+the calls under way that it takes well, and a pause when it fails, so that a dead endpoint holds up nobody else.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from service.domain.keyring import Keyring
 from service.environment import WEBHOOKS
 from service.errors import HttpError, StoreError
 from service.pipeline.lease import Lease
+from service.pipeline.receivers import Receivers
 from service.runtime import Runtime
 from service.storage.outbox import Delivery, DeliveryResult
 from service.targets import parsed
@@ -40,6 +41,8 @@ _DELETED = "endpoint_deleted"
 _POLL_S = 0.5
 _CLAIM_EVERY_S = 0.02
 """A claim costs as much for one as for many. But a target gets no more webhooks a claim than it has places."""
+_TARGETS_A_CLAIM = 1_000
+"""However many targets there are, a claim looks at no more; the next claim goes on behind them."""
 _MAX_PAUSE_S = 60.0
 _MAX_RETRY_AFTER_S = 86_400
 _USER_AGENT = "sms-gateway"
@@ -58,8 +61,10 @@ class Notify:
         self._wake = runtime.hints.webhooks
         self._under_way: dict[UUID, asyncio.Task[None]] = {}
         self._calling: set[Delivery] = set()
-        self._busy: Counter[str] = Counter()
+        self._receivers = Receivers(together=self._settings.concurrency, each=self._settings.per_target)
+        self._after = ""
         self.claiming_since_s = math.inf
+        self._show()
 
     async def run(self) -> None:
         """Deliver until cancelled; what is under way then goes on until `drain`."""
@@ -72,7 +77,7 @@ class Notify:
         self._wake.clear()
         began_s = time.monotonic()
         free = self._settings.concurrency - len(self._under_way)
-        if (await self._claim(free) if free > 0 else 0) < free or free <= 0:
+        if free <= 0 or (await self._claim(free) < free and not self._after):
             try:
                 async with asyncio.timeout(_POLL_S):
                     await self._wake.wait()
@@ -94,22 +99,33 @@ class Notify:
     @property
     def places_taken(self) -> int:
         """How many webhooks are being called, by all targets together."""
-        return self._busy.total()
+        return self._receivers.calls
+
+    def _show(self) -> None:
+        """Let the metrics tell of this worker's receivers, and not of those of an earlier generation."""
+        metrics, receivers = self._metrics, self._receivers
+        metrics.webhooks_in_flight.set_function(lambda: receivers.calls)
+        metrics.receiver_limit.labels("lowest").set_function(lambda: receivers.limits[0])
+        metrics.receiver_limit.labels("highest").set_function(lambda: receivers.limits[1])
 
     async def _claim(self, free: int) -> int:
-        per_target = self._settings.per_target
         self.claiming_since_s = time.monotonic()
         try:
-            deliveries = await self._outbox.claim(self._lease.worker_id, free, per_target, self._busy)
+            due = await self._outbox.due_targets(self._after, _TARGETS_A_CLAIM)
+            self._after = due[-1].target if len(due) == _TARGETS_A_CLAIM else ""
+            rooms = self._receivers.rooms(due)
+            deliveries = await self._outbox.claim(self._lease.worker_id, free, rooms) if rooms else []
         except StoreError as error:
             self._metrics.worker_errors.labels("notify").inc()
             log.warning("no webhook could be claimed", extra={"error": str(error)})
+            self._after = ""
             return 0
         finally:
             self.claiming_since_s = math.inf
+        got = Counter(delivery.target for delivery in deliveries)
         for delivery in deliveries:
             self._calling.add(delivery)
-            self._busy[delivery.target] += 1
+            self._receivers.begin(delivery.target, full=got[delivery.target] >= rooms[delivery.target].most)
             task = asyncio.create_task(self._deliver(delivery))
             self._under_way[delivery.id] = task
             task.add_done_callback(partial(self._done, delivery))
@@ -127,11 +143,8 @@ class Notify:
         if delivery not in self._calling:
             return
         self._calling.remove(delivery)
-        if delivery.failures or self._busy[delivery.target] >= self._settings.per_target:
+        if self._receivers.end(delivery.target) or delivery.failures:
             self._wake.set()
-        self._busy[delivery.target] -= 1
-        if self._busy[delivery.target] <= 0:
-            del self._busy[delivery.target]
 
     async def _deliver(self, delivery: Delivery) -> None:
         with self._tracing.resume(delivery.traceparent):
@@ -170,8 +183,12 @@ class Notify:
                 response = await self._runtime.webhook_http.send(request, timeout_s=self._settings.timeout_s)
                 span.answered(response.status_code)
         except HttpError as error:
+            self._receivers.answered(delivery.target, None, bad=True)
             return f"{type(error).__name__}: {error}"[:200]
-        self._metrics.webhook_s.observe(time.monotonic() - began_s)
+        took_s, status = time.monotonic() - began_s, response.status_code
+        self._metrics.webhook_s.observe(took_s)
+        taken = took_s if httpx.codes.is_success(status) else None
+        self._receivers.answered(delivery.target, taken, bad=_target_fails(status))
         return response
 
     async def _settle(self, delivery: Delivery, response: httpx.Response | str) -> None:

@@ -21,12 +21,16 @@ _RESERVE_EVERY_S = 0.005
 
 
 class Busy(Exception):
-    """No call now; try again in `retry_in_s`. `down`: the provider does not work, rather than being busy."""
+    """No call now; try again in `retry_in_s`. `down`: the provider does not work, rather than being busy.
 
-    def __init__(self, retry_in_s: float, *, down: bool = False) -> None:
+    `full`: it has as many calls under way as it can take. How long that lasts nobody knows.
+    """
+
+    def __init__(self, retry_in_s: float, *, down: bool = False, full: bool = False) -> None:
         super().__init__(retry_in_s)
         self.retry_in_s = retry_in_s
         self.down = down
+        self.full = full
 
 
 class Pace:

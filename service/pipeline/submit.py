@@ -36,6 +36,8 @@ _OTP_PATIENCE_S = 2.0
 """An OTP rather goes to the next provider than wait longer than this, all in all, for a busy one."""
 _MAX_PAUSE_S = 300.0
 """However long a provider asks to be left alone, it is asked again after this time."""
+_MAX_ROOM_WAIT_S = 60.0
+"""However long a message has waited for a place at a provider, it looks for one again after this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,10 @@ class Submit:
                 break
         return _nobody(work, tour)
 
+    def room(self, traffic: Traffic) -> int:
+        """How many more messages of that lane the providers together have places for."""
+        return sum(max(0, gate.room(traffic)) for gate in self._gates.values())
+
     async def _try(self, work: Work, name: str, tour: _Tour) -> Settlement | None:
         """One provider's turn; None where the message goes on (or waits, as `tour` says)."""
         gate = self._gates[name]
@@ -134,7 +140,8 @@ class Submit:
         except Busy as busy:
             if busy.down:
                 tour.failed = name
-            tour.wait(busy.retry_in_s, elsewhere=busy.down or busy.retry_in_s > work.patience_s)
+            wait_s = max(busy.retry_in_s, _until_room_s(work)) if busy.full else busy.retry_in_s
+            tour.wait(wait_s, elsewhere=busy.down or busy.retry_in_s > work.patience_s)
             return None
         if isinstance(outcome, Accepted | Rejected):
             return _final(work, gate, attempt_id, outcome)
@@ -201,7 +208,8 @@ class Submit:
                 if (settled := await self._repeat(work, gate, doubt)) is not None:
                     return settled
             except Busy as busy:
-                return work.settle(Move.PUT_BACK, "submit_unknown", delay_s=busy.retry_in_s)
+                wait_s = max(busy.retry_in_s, _until_room_s(work)) if busy.full else busy.retry_in_s
+                return work.settle(Move.PUT_BACK, "submit_unknown", delay_s=wait_s)
         return work.settle(Move.PUT_BACK, "submit_unknown", delay_s=repeat_delay_s(doubt.calls, random.random()))  # noqa: S311 - jitter
 
     async def _repeat(self, work: Work, gate: Gate, doubt: Tried) -> Settlement | None:
@@ -249,7 +257,12 @@ class Submit:
         took_s = time.monotonic() - began_s
         self._metrics.submit_s.labels(account.name).observe(took_s)
         self._metrics.submits.labels(account.name, outcomes.name(outcome)).inc()
-        opened = call.end(success=not provider_is_down(outcome))
+        down = provider_is_down(outcome)
+        opened = call.end(
+            success=not down,
+            overloaded=isinstance(outcome, Throttled) or down,
+            took_s=took_s if isinstance(outcome, Accepted) else None,
+        )
         place = Place(account.name, message.country, message.traffic.value)
         self.health.called(place, outcome, took_s, account.settings.timeout_s, opened=opened)
         if isinstance(outcome, Refused):
@@ -316,6 +329,16 @@ def _final(work: Work, gate: Gate, attempt_id: UUID, outcome: Accepted | Rejecte
         by_id = not gate.account.adapter.capabilities.callback_per_message
         return replace(settled, move=Move.SENT, provider_message_id=outcome.provider_message_id, by_id=by_id)
     return replace(settled, move=Move.FAIL, error_code=outcome.error_code)
+
+
+def _until_room_s(work: Work) -> float:
+    """How long a message stays away from a provider that is full: about as long as it has waited already.
+
+    So a long queue behind a slow provider is not claimed and put back all the time. An OTP looks again at once.
+    """
+    if work.message.traffic is Traffic.OTP:
+        return 0.0
+    return min(work.message.age_s, _MAX_ROOM_WAIT_S) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
 
 
 def _backoff_s(work: Work) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from service.storage.batch import UNHURRIED_S, Batcher
@@ -45,6 +46,22 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class DueTarget:
+    """A target with webhooks to come. `failures`: how often it failed in a row; `blocked`: it is left alone for now."""
+
+    target: str
+    failures: int
+    blocked: bool
+
+
+class Room(NamedTuple):
+    """How many webhooks a target may get, and how many calls it has under way already."""
+
+    most: int
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryResult:
     """What came of one try. `retry_in_s` None: it has ended, as `state` says (`delivered` or `dead`)."""
 
@@ -65,11 +82,20 @@ class Outbox:
             self._settle, lock_key=lambda item: item.delivery_id.int, every_s=UNHURRIED_S
         )
 
-    async def claim(self, worker_id: UUID, limit: int, per_target: int, calls: Mapping[str, int]) -> list[Delivery]:
-        """At most `limit` due webhooks, and of each target at most `per_target`, its `calls` under way included."""
+    async def due_targets(self, after: str, most: int) -> list[DueTarget]:
+        """Targets with webhooks to come, in their order, `most` at most, beginning behind `after`."""
+        return [DueTarget(**row) for row in await self._database.fetch(_SQL["due_targets"], after, most)]
+
+    async def claim(self, worker_id: UUID, limit: int, rooms: Mapping[str, Room]) -> list[Delivery]:
+        """At most `limit` due webhooks of these targets, of each as many as it has room for."""
         async with self._database.writing() as connection:
             rows = await connection.fetch(
-                _SQL["claim_deliveries"], worker_id, limit, per_target, list(calls), list(calls.values())
+                _SQL["claim_deliveries"],
+                worker_id,
+                limit,
+                list(rooms),
+                [room.most for room in rooms.values()],
+                [room.calls for room in rooms.values()],
             )
         return [Delivery(**row) for row in rows]
 

@@ -1,33 +1,37 @@
--- name: claim_deliveries
--- Gives due webhooks to a worker, target by target, first to those that it calls least: a blocked target is passed over,
--- and one that failed last time gets a single probe. The recursion hops from target to target along the index.
--- $1 worker, $2 how many, $3 how many a target, $4 targets that are being called, $5 how often.
--- The commit does not wait for the disk (here and in settle_deliveries): what a crash takes back goes out again.
+-- name: due_targets
+-- Targets with webhooks to come, in their order from $1 on, $2 of them at most: hops from one to the next along the index.
 WITH RECURSIVE targets AS (
-    (SELECT target FROM webhook_deliveries WHERE due_at IS NOT NULL ORDER BY target LIMIT 1)
+    (SELECT target, 1 AS hops FROM webhook_deliveries WHERE due_at IS NOT NULL AND target > $1 ORDER BY target LIMIT 1)
     UNION ALL
-    SELECT (
+    SELECT next.target, t.hops + 1
+    FROM targets AS t
+    CROSS JOIN LATERAL (
         SELECT d.target
         FROM webhook_deliveries AS d
         WHERE d.due_at IS NOT NULL AND d.target > t.target
         ORDER BY d.target
         LIMIT 1
-    )
-    FROM targets AS t
-    WHERE t.target IS NOT NULL
-), candidates AS (
+    ) AS next
+    WHERE t.hops < $2
+)
+SELECT t.target, coalesce(b.failures, 0) AS failures, coalesce(b.blocked_until > now(), false) AS blocked
+FROM targets AS t
+LEFT JOIN webhook_targets AS b USING (target)
+
+-- name: claim_deliveries
+-- Gives due webhooks to a worker, first to targets that it calls least.
+-- $1 worker, $2 how many, $3 targets, $4 how many each may get, $5 how many each has under way.
+-- The commit does not wait for the disk (here and in settle_deliveries): what a crash takes back goes out again.
+WITH candidates AS (
     SELECT d.id
-    FROM targets AS t
-    LEFT JOIN webhook_targets AS b USING (target)
-    LEFT JOIN unnest($4::text[], $5::int[]) AS u (target, calls) USING (target)
+    FROM unnest($3::text[], $4::int[], $5::int[]) AS t (target, room, calls)
     CROSS JOIN LATERAL (
-        SELECT id, due_at, coalesce(u.calls, 0) + row_number() OVER (ORDER BY due_at) AS turn
+        SELECT id, due_at, t.calls + row_number() OVER (ORDER BY due_at) AS turn
         FROM webhook_deliveries
         WHERE target = t.target AND due_at <= now()
         ORDER BY due_at
-        LIMIT greatest(CASE WHEN b.failures > 0 THEN 1 ELSE $3 END - coalesce(u.calls, 0), 0)
+        LIMIT t.room
     ) AS d
-    WHERE b.blocked_until IS NULL OR b.blocked_until <= now()
     ORDER BY d.turn, d.due_at
     LIMIT $2
 ), locked AS MATERIALIZED (
