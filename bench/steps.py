@@ -96,7 +96,7 @@ class Steps:
             await asyncio.gather(*(self._receipts.apply(_delivered(begin)) for begin in begins))
         with self.timed(f"{kind}webhook claim"):
             due = await self._outbox.due_targets("", BATCH)
-            rooms = {target.target: Room(BATCH, 0) for target in due}
+            rooms = {target.target: Room(BATCH, 0, target.client_id, BATCH, 0) for target in due}
             deliveries = await self._outbox.claim(self._worker_id, BATCH, rooms)
         with self.timed(f"{kind}webhook settle"):
             await asyncio.gather(*(self._outbox.settle(_acknowledged(delivery)) for delivery in deliveries))

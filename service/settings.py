@@ -133,7 +133,7 @@ class Webhooks(_Section):
     """Networks that they must not go to, e.g. `10.1.0.0/16`."""
     timeout_s: Seconds = 15.0
     """How long a receiver may take to acknowledge."""
-    concurrency: Count = 512
+    concurrency: Count = 1024
     """Webhooks on their way at once, of each worker."""
     per_target: Count = 256
     """The same to one endpoint, or one origin of `callback_url`s, at most. How many it gets adapts by itself."""

@@ -10,6 +10,7 @@ from service.domain.ids import new_id
 from service.storage.clients import ClientStore
 from service.storage.database import Database
 from service.storage.messages import NewMessage
+from service.storage.outbox import Delivery, Outbox, Room
 
 TABLES = (
     "messages", "attempts", "receipts", "orphan_receipts", "idempotency_keys", "batches", "webhook_deliveries",
@@ -93,3 +94,22 @@ async def make_due(database: Database) -> None:
 
 async def end_lease(database: Database, worker_id: UUID) -> None:
     await database.execute("UPDATE workers SET expires_at = now() - interval '1 second' WHERE id = $1", worker_id)
+
+
+async def claim_webhooks(
+    outbox: Outbox, worker_id: UUID, limit: int = 100, per_target: int = 100, **calls: int
+) -> list[Delivery]:
+    """What is due, `per_target` of each target together with its `calls`, and one of a target that failed."""
+    rooms = {
+        due.target: Room(
+            (1 if due.failures else per_target) - calls.get(due.target, 0),
+            calls.get(due.target, 0),
+            due.client_id,
+            1_000,
+            0,
+        )
+        for due in await outbox.due_targets("", 1_000)
+        if not due.blocked
+    }
+    rooms = {name: room for name, room in rooms.items() if room.most > 0}
+    return await outbox.claim(worker_id, limit, rooms) if rooms else []

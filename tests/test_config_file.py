@@ -34,7 +34,7 @@ def test_a_good_file_has_its_variables_replaced_and_its_defaults_filled_in(tmp_p
     assert config.providers["primary"].api_key == "s3cret"
     assert config.senders["MyApp"].traffic is Traffic.TRANSACTIONAL
     assert (config.routes[0].providers, config.routes[0].hlr) == (("primary",), "cached")
-    assert config.deliver.lanes[Traffic.OTP] == 128
+    assert config.deliver.lanes[Traffic.OTP] == 512
     assert not config.webhooks.allow_loopback
     assert "s3cret" not in repr(config)
 

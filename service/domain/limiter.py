@@ -25,6 +25,8 @@ _SLACK_S: Final = 0.1
 _DRIFT_UP: Final = 0.1
 _DRIFT_DOWN: Final = 0.5
 """How far what is usual follows, in each window, what has become slower or faster."""
+_FEW: Final = 1.5
+"""Times the floor. With so few calls at once a neighbour is slow by itself, and not by their number."""
 _IN_USE: Final = 0.5
 """Where less of the limit is in use, nothing was learnt of more."""
 
@@ -44,7 +46,8 @@ class Limiter:
 
     In each window of samples it grows by its square root where more calls were wanted than it allowed and the calls
     were as quick as usual; it falls by 0.7 where one in ten failed, and by no more than that where they took over twice
-    as long as usual. What is usual follows slowly, so that a neighbour that is slow for good gets its calls again.
+    as long as usual. What is usual follows slowly, and follows what is slower only while few calls are made: so a
+    neighbour that is slow for good gets its calls again, and one that is slow because of their number does not.
     """
 
     def __init__(self, *, floor: int, start: int, ceiling: int) -> None:
@@ -99,7 +102,8 @@ class Limiter:
         if math.isinf(self._usual_s):
             self._usual_s = recent_s
         elif not math.isinf(recent_s):
-            drift = _DRIFT_DOWN if recent_s < self._usual_s else _DRIFT_UP
+            few = window.busiest <= _FEW * self._floor
+            drift = _DRIFT_DOWN if recent_s < self._usual_s else _DRIFT_UP if few else 0.0
             self._usual_s += drift * (recent_s - self._usual_s)
 
     def _fall(self, to: float) -> None:

@@ -125,7 +125,9 @@ class Notify:
         got = Counter(delivery.target for delivery in deliveries)
         for delivery in deliveries:
             self._calling.add(delivery)
-            self._receivers.begin(delivery.target, full=got[delivery.target] >= rooms[delivery.target].most)
+            self._receivers.begin(
+                delivery.target, delivery.client_id, full=got[delivery.target] >= rooms[delivery.target].most
+            )
             task = asyncio.create_task(self._deliver(delivery))
             self._under_way[delivery.id] = task
             task.add_done_callback(partial(self._done, delivery))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
+from uuid import UUID
 
 from service.domain.limiter import Limiter
 from service.storage.outbox import DueTarget, Room
@@ -15,14 +16,17 @@ START: Final = 16
 _FORGET_AFTER_S: Final = 60.0
 _MOST_KNOWN: Final = 10_000
 """Targets whose limiter is kept. Clients name them, so there may be any number."""
+_SPARE: Final = 2
+"""A claim looks for twice as many as it can take: some of the targets have fewer than they may get."""
 
 
 class _Receiver:
     """One target: its limiter, its calls under way, and whether the last claim gave it all that it may have."""
 
-    __slots__ = ("calls", "full", "limiter", "used_s")
+    __slots__ = ("calls", "client_id", "full", "limiter", "used_s")
 
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, client_id: UUID, limiter: Limiter) -> None:
+        self.client_id = client_id
         self.limiter = limiter
         self.calls = 0
         self.full = False
@@ -30,43 +34,51 @@ class _Receiver:
 
 
 class Receivers:
-    """The targets of webhooks, as this process finds them. At most `together` are called at once, one at most `each`."""
+    """The targets of webhooks, as this process finds them.
+
+    At most `together` are called at once, and `each` at one target. Whatever the limiters say, a client gets no more
+    than half of what is left beside its own calls, and each of its targets half of that: one client whose targets hang
+    holds half of all, two hold a third each, and others always find some (Choudhury and Hahne's dynamic threshold for
+    shared buffers).
+    """
 
     def __init__(self, *, together: int, each: int, now: Callable[[], float] = time.monotonic) -> None:
         self._together = together
         self._each = each
         self._now = now
         self._known: dict[str, _Receiver] = {}
+        self._of_client: Counter[UUID] = Counter()
         self.calls = 0
 
-    def rooms(self, due: Iterable[DueTarget]) -> Mapping[str, Room]:
+    def rooms(self, due: Sequence[DueTarget]) -> Mapping[str, Room]:
         """How many webhooks each of these targets may get now. One that failed last time gets a single one, as a probe.
 
-        Whatever the limiters say, a target gets no more than half of the places that are left beside its own: one that
-        hangs holds half of all, two hold a third each, and those who answer always find some.
+        Those that may get none are left out.
         """
         left = self._together - self.calls
+        most_each = max(1, _SPARE * left // max(1, len(due)))
         rooms = {}
-        for target in due:
-            if target.blocked:
-                continue
-            receiver = self._known.get(target.target)
-            calls = receiver.calls if receiver else 0
-            limit = 1 if target.failures else receiver.limiter.limit if receiver else min(START, self._each)
-            room = min(limit - calls, math.ceil((left - calls) / 2))
-            if room > 0:
-                rooms[target.target] = Room(room, calls)
+        for one in due:
+            receiver = self._known.get(one.target)
+            calls, limit = (receiver.calls, receiver.limiter.limit) if receiver else (0, min(START, self._each))
+            of_client = self._of_client.get(one.client_id, 0)
+            client_room = _half(left - of_client)
+            room = min((1 if one.failures else limit) - calls, _half(client_room - calls), most_each)
+            if room > 0 and not one.blocked:
+                rooms[one.target] = Room(room, calls, one.client_id, client_room, of_client)
         return rooms
 
-    def begin(self, target: str, *, full: bool) -> None:
+    def begin(self, target: str, client_id: UUID, *, full: bool) -> None:
         """A webhook is about to be posted. `full`: the target has as many now as it had room for."""
         receiver = self._known.get(target)
         if receiver is None:
             self._forget()
-            receiver = self._known[target] = _Receiver(Limiter(floor=FLOOR, start=START, ceiling=self._each))
+            limiter = Limiter(floor=FLOOR, start=START, ceiling=self._each)
+            receiver = self._known[target] = _Receiver(client_id, limiter)
         receiver.calls += 1
         receiver.full = full
         receiver.used_s = self._now()
+        self._of_client[client_id] += 1
         self.calls += 1
 
     def answered(self, target: str, took_s: float | None, *, bad: bool) -> None:
@@ -81,7 +93,15 @@ class Receivers:
         receiver = self._known[target]
         receiver.calls -= 1
         self.calls -= 1
+        self._of_client[receiver.client_id] -= 1
+        if not self._of_client[receiver.client_id]:
+            del self._of_client[receiver.client_id]
         return receiver.full
+
+    @property
+    def known(self) -> int:
+        """How many targets have a limiter."""
+        return len(self._known)
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -97,3 +117,7 @@ class Receivers:
         for target, receiver in list(self._known.items()):
             if not receiver.calls and (receiver.used_s < before_s or len(self._known) >= _MOST_KNOWN):
                 del self._known[target]
+
+
+def _half(places: int) -> int:
+    return -(-places // 2)

@@ -24,6 +24,7 @@ class Delivery:
 
     id: UUID
     target: str
+    client_id: UUID
     status: str
     reason: str | None
     error_code: int | None
@@ -50,15 +51,19 @@ class DueTarget:
     """A target with webhooks to come. `failures`: how often it failed in a row; `blocked`: it is left alone for now."""
 
     target: str
+    client_id: UUID
     failures: int
     blocked: bool
 
 
 class Room(NamedTuple):
-    """How many webhooks a target may get, and how many calls it has under way already."""
+    """How many webhooks a target may get, and how many calls it has under way already; the same of its client."""
 
     most: int
     calls: int
+    client_id: UUID
+    client_most: int
+    client_calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +99,7 @@ class Outbox:
                 worker_id,
                 limit,
                 list(rooms),
-                [room.most for room in rooms.values()],
-                [room.calls for room in rooms.values()],
+                *zip(*rooms.values(), strict=True),
             )
         return [Delivery(**row) for row in rows]
 

@@ -55,7 +55,9 @@ def test_bounds_and_defaults_are_those_that_are_checked() -> None:
     assert "| `lease_s` | `13` | from 3 to 3,600 |" in tables["Deliver"]
     assert "| `otp_reserve` | `0.2` | from 0 below 1 |" in tables["Provider"]
     assert "| `hlr_fail` | `open` | `open`, `closed` |" in tables["Route"]
-    assert "| `lanes` | otp `128`, transactional `128`, marketing `64` | each from 1 to 100,000 |" in tables["Deliver"]
+    assert (
+        "| `lanes` | otp `512`, transactional `1024`, marketing `1024` | each from 1 to 100,000 |" in tables["Deliver"]
+    )
 
 
 def test_every_adapter_is_named() -> None:

@@ -74,11 +74,11 @@ async def test_a_campaign_does_not_stand_before_an_otp(make_world: MakeWorld) ->
     assert len(world.http.calls) == 11
 
 
-@pytest.mark.parametrize(("traffic", "expected"), [(Traffic.OTP, 6), (Traffic.MARKETING, 3)])
+@pytest.mark.parametrize(("traffic", "expected"), [(Traffic.OTP, 6), (Traffic.MARKETING, 4)])
 async def test_a_lane_claims_no_more_than_its_providers_let_out(
     make_world: MakeWorld, traffic: Traffic, expected: int
 ) -> None:
-    """Three seconds of two messages a second; marketing has the half that is not kept for OTPs."""
+    """Of each provider three seconds of a message a second; marketing has the half that is not kept for OTPs."""
     paced = {name: provider(name, mps=1, otp_reserve=0.5) for name in ("primary", "fallback")}
     world = await make_world(providers=paced)
     for _ in range(10):
@@ -87,7 +87,7 @@ async def test_a_lane_claims_no_more_than_its_providers_let_out(
         assert len(lane.under_way) == expected
 
 
-async def test_a_provider_without_a_pace_leaves_the_lane_its_number(make_world: MakeWorld) -> None:
+async def test_a_provider_without_a_pace_has_places_of_its_own_beside_a_slow_one(make_world: MakeWorld) -> None:
     world = await make_world(providers={"primary": provider("primary", mps=0.001)})
     for _ in range(10):
         await world.accept("marketing")
@@ -104,7 +104,7 @@ async def laned(world: World, traffic: Traffic) -> AsyncIterator[Lane]:
         begun.set()
         await go.wait()
 
-    lane = Lane(world.runtime, world.lease, traffic, work)
+    lane = Lane(world.runtime, world.lease, traffic, work, world.submit.room)
     running = asyncio.create_task(lane.run())
     await asyncio.wait_for(begun.wait(), 10)
     running.cancel()
@@ -156,7 +156,8 @@ async def test_a_lane_looks_for_more_without_a_hint_only_where_new_messages_came
             return claimed
 
     queue = Refilled(world.runtime)
-    lane = Lane(replace(world.runtime, queue=queue), world.lease, Traffic.TRANSACTIONAL, world.deliver.deliver)
+    runtime = replace(world.runtime, queue=queue)
+    lane = Lane(runtime, world.lease, Traffic.TRANSACTIONAL, world.deliver.deliver, world.submit.room)
     await rows.pass_time(world.database, await world.accept(), age_s)
     running = asyncio.create_task(lane.run())
     await asyncio.wait_for(looked.wait(), 10)
@@ -176,7 +177,7 @@ async def test_a_message_that_was_put_back_and_claimed_at_once_is_still_seen_as_
         await begun.put(earlier)
         await (second if earlier else first).wait()
 
-    lane = Lane(world.runtime, world.lease, Traffic.TRANSACTIONAL, work)
+    lane = Lane(world.runtime, world.lease, Traffic.TRANSACTIONAL, work, world.submit.room)
     running = asyncio.create_task(lane.run())
     assert await begun.get() is None
     earlier = lane.under_way[message_id]
@@ -257,7 +258,8 @@ async def test_what_a_crash_put_back_is_found_by_the_next_claim(world: World) ->
     crash = asyncio.Event()
     queue = Crashing(world.runtime)
     queue.floors = []
-    lane = Lane(replace(world.runtime, queue=queue), world.lease, Traffic.TRANSACTIONAL, world.deliver.deliver)
+    runtime = replace(world.runtime, queue=queue)
+    lane = Lane(runtime, world.lease, Traffic.TRANSACTIONAL, world.deliver.deliver, world.submit.room)
     await world.accept()
     running = asyncio.create_task(lane.run())
     await asyncio.wait_for(queue.asked.wait(), 10)

@@ -73,7 +73,7 @@ async def test_on_a_messages_way_all_but_claims_and_results_of_webhooks_wait_for
             await store.receipts.apply(news)
             assert await commits(store) == {"on"}, "a receipt, with its webhook"
 
-            [webhook] = await store.outbox.claim(worker_id, 10, 10, {})
+            [webhook] = await rows.claim_webhooks(store.outbox, worker_id)
             assert await commits(store) == {"off"}, "a claim of a webhook"
 
             await store.outbox.settle(DeliveryResult(webhook.id, worker_id, "delivered", None, 204, None))

@@ -32,7 +32,7 @@ async def a_webhook(store: Store, target: str = "a", *, due_in_s: float = 0.0, e
 
 
 async def claim(store: Store, limit: int = 100, per_target: int = 100, **calls: int) -> list[Delivery]:
-    return await store.outbox.claim(await store.worker(), limit, per_target, calls)
+    return await rows.claim_webhooks(store.outbox, await store.worker(), limit, per_target, **calls)
 
 
 async def state(store: Store, delivery_id: UUID) -> tuple[str, UUID | None, bool]:
@@ -45,7 +45,7 @@ async def state(store: Store, delivery_id: UUID) -> tuple[str, UUID | None, bool
 async def test_a_claimed_webhook_carries_all_that_is_sent(store: Store) -> None:
     delivery_id = await a_webhook(store)
     worker_id = await store.worker()
-    [delivery] = await store.outbox.claim(worker_id, 10, 10, {})
+    [delivery] = await rows.claim_webhooks(store.outbox, worker_id)
     assert (delivery.id, delivery.target, delivery.status, delivery.attempts) == (delivery_id, "a", "delivered", 1)
     assert (delivery.recipient, delivery.sender, delivery.reference) == ("+15555550100", "MyApp", "r-1")
     assert (delivery.url, delivery.secret, delivery.previous_secret) == ("http://shop.example/hook", b"sealed", None)
@@ -169,7 +169,7 @@ async def test_a_dead_workers_webhooks_are_free_again(store: Store) -> None:
 async def test_webhooks_of_a_worker_that_was_forgotten_are_found(store: Store) -> None:
     delivery_id = await a_webhook(store)
     worker_id = new_id()
-    await store.outbox.claim(worker_id, 10, 10, {})
+    await rows.claim_webhooks(store.outbox, worker_id)
     assert await store.upkeep.dead_workers() == [worker_id]
     await store.upkeep.take_over(worker_id)
     assert await state(store, delivery_id) == ("pending", None, True)
@@ -179,7 +179,7 @@ async def test_stray_webhooks_are_freed_and_those_worked_on_are_not(store: Store
     for _ in range(2):
         await a_webhook(store)
     worker_id = await store.worker()
-    known, stray = await store.outbox.claim(worker_id, 10, 10, {})
+    known, stray = await rows.claim_webhooks(store.outbox, worker_id)
     assert await store.upkeep.stray_deliveries(worker_id, [known.id]) == {stray.id}
     await store.upkeep.release(worker_id, [], [stray.id])
     assert await state(store, stray.id) == ("pending", None, True)

@@ -1,12 +1,18 @@
 -- name: due_targets
 -- Targets with webhooks to come, in their order from $1 on, $2 of them at most: hops from one to the next along the index.
 WITH RECURSIVE targets AS (
-    (SELECT target, 1 AS hops FROM webhook_deliveries WHERE due_at IS NOT NULL AND target > $1 ORDER BY target LIMIT 1)
+    (
+        SELECT target, client_id, 1 AS hops
+        FROM webhook_deliveries
+        WHERE due_at IS NOT NULL AND target > $1
+        ORDER BY target
+        LIMIT 1
+    )
     UNION ALL
-    SELECT next.target, t.hops + 1
+    SELECT next.target, next.client_id, t.hops + 1
     FROM targets AS t
     CROSS JOIN LATERAL (
-        SELECT d.target
+        SELECT d.target, d.client_id
         FROM webhook_deliveries AS d
         WHERE d.due_at IS NOT NULL AND d.target > t.target
         ORDER BY d.target
@@ -14,25 +20,32 @@ WITH RECURSIVE targets AS (
     ) AS next
     WHERE t.hops < $2
 )
-SELECT t.target, coalesce(b.failures, 0) AS failures, coalesce(b.blocked_until > now(), false) AS blocked
+SELECT t.target, t.client_id, coalesce(b.failures, 0) AS failures, coalesce(b.blocked_until > now(), false) AS blocked
 FROM targets AS t
 LEFT JOIN webhook_targets AS b USING (target)
 
 -- name: claim_deliveries
--- Gives due webhooks to a worker, first to targets that it calls least.
--- $1 worker, $2 how many, $3 targets, $4 how many each may get, $5 how many each has under way.
+-- Gives due webhooks to a worker, going round the clients, and round the targets of each: first to whom it calls least.
+-- $1 worker, $2 how many; $3 targets, $4 how many each may get, $5 how many each has under way; and of its client
+-- $6 the id, $7 and $8 the same numbers.
 -- The commit does not wait for the disk (here and in settle_deliveries): what a crash takes back goes out again.
 WITH candidates AS (
-    SELECT d.id
-    FROM unnest($3::text[], $4::int[], $5::int[]) AS t (target, room, calls)
-    CROSS JOIN LATERAL (
-        SELECT id, due_at, t.calls + row_number() OVER (ORDER BY due_at) AS turn
-        FROM webhook_deliveries
-        WHERE target = t.target AND due_at <= now()
-        ORDER BY due_at
-        LIMIT t.room
+    SELECT id
+    FROM (
+        SELECT d.id, d.due_at, t.client_room, t.client_calls,
+               row_number() OVER (PARTITION BY t.client_id ORDER BY d.turn, d.due_at) AS turn
+        FROM unnest($3::text[], $4::int[], $5::int[], $6::uuid[], $7::int[], $8::int[])
+          AS t (target, room, calls, client_id, client_room, client_calls)
+        CROSS JOIN LATERAL (
+            SELECT id, due_at, t.calls + row_number() OVER (ORDER BY due_at) AS turn
+            FROM webhook_deliveries
+            WHERE target = t.target AND due_at <= now()
+            ORDER BY due_at
+            LIMIT t.room
+        ) AS d
     ) AS d
-    ORDER BY d.turn, d.due_at
+    WHERE turn <= client_room
+    ORDER BY client_calls + turn, due_at
     LIMIT $2
 ), locked AS MATERIALIZED (
     SELECT d.id
@@ -48,7 +61,7 @@ WITH candidates AS (
     WHERE d.id = locked.id
     RETURNING d.*
 )
-SELECT c.id, c.target, c.status, c.reason, c.error_code, c.event_at, c.attempts, c.endpoint_id,
+SELECT c.id, c.target, c.client_id, c.status, c.reason, c.error_code, c.event_at, c.attempts, c.endpoint_id,
        m.id AS message_id, m.recipient, m.sender, m.reference, m.batch_id, m.segments, m.traceparent,
        coalesce(e.url, m.callback_url) AS url,
        coalesce(e.secret, k.webhook_secret) AS secret,
