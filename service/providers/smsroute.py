@@ -22,8 +22,8 @@ from service.domain.receipt import Receipt, ReceiptStatus
 from service.errors import ConfigurationError, ForgedReceipt, UnreadableReceipt
 from service.providers.adapter import Account, Callback, Capabilities, Doubt, Submission, doubt
 
-# What a problem's `code` means, with any 4xx and as the error of one bulk recipient, and of whom else it speaks. They are
-# the codes of this gateway's own API (openapi/openapi.json), so they change with it.
+# What a problem's `code` means, with any 4xx and as the error of one bulk recipient, and of whom else it speaks. These
+# are the codes of this gateway's own API (openapi/openapi.json), so they change with it.
 CODES: Final[Mapping[str, Outcome]] = {
     "invalid_number": Rejected("invalid_number", about=About.RECIPIENT),
     "number_missing_plus": Rejected("invalid_number", about=About.RECIPIENT),
