@@ -22,6 +22,7 @@ from service.pipeline.screen import Screen
 from service.pipeline.submit import Submit
 from service.providers.twilio import Twilio
 from service.runtime import ProviderAccount
+from service.storage.pacing import Slot
 from service.targets import TargetPolicy
 from tests.pipeline.conftest import MakeWorld
 from tests.pipeline.world import WITHOUT_KEY, World, delivering, provider
@@ -133,17 +134,21 @@ async def test_a_thousand_messages_of_a_paused_sender_are_put_back_and_an_otp_of
 
 
 async def test_a_paused_message_takes_no_turn_of_the_pace(make_world: MakeWorld) -> None:
-    class NoSlots:
-        async def reserve(self, *_: object) -> None:
-            pytest.fail("a slot was taken")
+    reserved: list[object] = []
+
+    class Slots:
+        async def reserve(self, *asked: object) -> list[Slot]:
+            reserved.append(asked)
+            return [Slot(0.0, reserved=True)]
 
     world = await make_world(providers={"primary": provider("primary", mps=1)}, routes=ONE_PROVIDER)
-    runtime = replace(world.runtime, pacing=NoSlots())  # type: ignore[arg-type]
+    runtime = replace(world.runtime, pacing=Slots())  # type: ignore[arg-type]
     gate = Gate(world.runtime.providers["primary"], runtime)
     gate.pause(About.SENDER, "MyApp", TO, 60.0)
     with pytest.raises(Busy):
         async with gate.turn(Traffic.OTP, world.client_id, "MyApp", TO):
             pytest.fail("it is paused")
+    assert reserved == []
 
 
 async def test_a_pause_that_begins_while_a_message_waits_for_its_place_stops_it(make_world: MakeWorld) -> None:
