@@ -84,9 +84,18 @@ class Provider(Command):
         }
         delays = ("--receipt-delay", "0.1", "--slow-receipt-delay", "3")
         super().__init__(name, ("simulator", *delays), settings, f"{self._control}/healthz", folder / f"{name}.log")
+        self.pace: Mapping[str, float] = {}
+        """How long it takes to answer (`latency_s`, `jitter_s`), whatever fault is in force, and after a restart."""
+
+    async def ready(self) -> None:
+        """The same, and at its pace."""
+        await super().ready()
+        if self.pace:
+            await self.fault("none")
 
     async def fault(self, fault: str, **more: Any) -> None:
         """Put a fault into force (`rate`, `latency_s` besides); `none` ends it. A restart ends it too."""
+        more = {**self.pace, **more}
         async with (
             aiohttp.ClientSession() as http,
             http.put(f"{self._control}/faults", json={"fault": fault} | more) as answer,
