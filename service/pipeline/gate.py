@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
@@ -11,15 +12,21 @@ from uuid import UUID
 
 from service.domain.health import Breaker, BreakerState, Pass
 from service.domain.message import Traffic
+from service.domain.outcome import About
 from service.pipeline.in_flight import InFlight
 from service.pipeline.pace import PATIENCE_S, RESERVE_AHEAD_S, Busy, Pace
+from service.pipeline.pauses import MAX_PAUSE_S, Pauses
 from service.runtime import ProviderAccount, Runtime
+
+log = logging.getLogger(__name__)
 
 _STATE_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 _HELD_RETRY_S = 2.0
 _ROOM_BEHIND_CLOSED: Final = 8
 """What a lane claims for a closed provider at once: such messages go on to another, or back into the queue."""
+_REFUSES_S = 60.0
+"""For how long a sender that was refused goes to other providers first."""
 
 
 class Call:
@@ -52,6 +59,8 @@ class Gate:
         self.held = False
         """An operator has paused the provider."""
         self._paused_until_s = 0.0
+        self._pauses = Pauses(now)
+        self._refuses_until_s: dict[tuple[str, str], float] = {}  # as many as there are senders and countries
         self._in_flight = InFlight(
             settings.max_in_flight,
             settings.otp_reserve,
@@ -106,19 +115,23 @@ class Gate:
         return min(room, _ROOM_BEHIND_CLOSED) if closed else room
 
     @asynccontextmanager
-    async def turn(self, traffic: Traffic, client_id: UUID, sender: str) -> AsyncIterator[Call]:
+    async def turn(self, traffic: Traffic, client_id: UUID, sender: str, to: str = "") -> AsyncIterator[Call]:
         """Wait for a turn to call and hold it while calling. Say what came of it with `Call.end`.
 
         Where nothing is said the call was not made: if it was to be the probe of the breaker, another one may be.
 
         Raises:
-            Busy: the breaker is open, an operator or the provider wants a pause, or the turn is over `PATIENCE_S` away.
+            Busy: the breaker is open, an operator or the provider wants a pause (of all, of this sender, of this
+                recipient), or the turn is over `PATIENCE_S` away.
         """
         self._check_open()
+        probes_pause = self._pauses.admit(sender, to)
         with self._in_flight.at_gate(traffic):
             await self._sender_paces.get(sender, self._paces[traffic]).wait(client_id)
             async with self._in_flight.place(traffic):
                 self._check_open()
+                if not probes_pause:
+                    self._pauses.admit(sender, to)  # it may have begun meanwhile
                 passed = self._breaker.begin()
                 try:
                     yield Call(self._breaker, passed, self._in_flight, self._now)
@@ -134,9 +147,31 @@ class Gate:
         if (wait_s := self._paused_until_s - now_s) > 0:
             raise Busy(wait_s)
 
-    def pause(self, seconds: float) -> None:
-        """The provider asked not to be called for a while."""
-        self._paused_until_s = max(self._paused_until_s, self._now() + seconds)
+    def pause(self, about: About, sender: str, to: str, seconds: float) -> float:
+        """The provider throttled a call of this sender to this recipient; returns how long to wait, which is bounded.
+
+        Only what it is about is paused. Where the call was to find out whether a pause is over, it grows.
+        """
+        if about is not About.ACCOUNT:
+            wait_s = self._pauses.add(about, sender, to, seconds)
+            extra = {"provider": self.account.name, "about": about.value, "wait_s": round(wait_s, 1)}
+            log.info("a provider throttles a part of what it gets", extra=extra)
+            return wait_s
+        wait_s = min(seconds, MAX_PAUSE_S)
+        self._paused_until_s = max(self._paused_until_s, self._now() + wait_s)
+        return wait_s
+
+    def took(self, sender: str, to: str) -> None:
+        """The provider took a message of this sender to this recipient."""
+        self._pauses.end(sender, to)
+
+    def refuse(self, sender: str, country: str) -> None:
+        """The provider refused this sender: its messages to that country try other providers first for a minute."""
+        self._refuses_until_s[sender, country] = self._now() + _REFUSES_S
+
+    def refuses(self, sender: str, country: str) -> bool:
+        """Whether the provider has just refused this sender."""
+        return self._now() < self._refuses_until_s.get((sender, country), 0.0)
 
 
 def _intervals_s(account: ProviderAccount, traffic: Traffic) -> dict[str, float]:

@@ -26,7 +26,7 @@ from service.domain.health import (
     share,
 )
 from service.domain.message import Traffic
-from service.domain.outcome import Outcome, Refused, Unavailable, Unknown
+from service.domain.outcome import About, Outcome, Refused, Unavailable, Unknown
 from service.domain.receipt import SUBSCRIBERS_OWN
 from service.domain.routing import Route, draw, rank
 from service.errors import StoreError
@@ -56,7 +56,9 @@ def policy_of(config: GatewayConfig) -> StandingPolicy:
 
 def provider_is_down(outcome: Outcome) -> bool:
     """Whether the next message can expect no better. A refused sender says nothing of other senders."""
-    return isinstance(outcome, Unavailable | Unknown) or (isinstance(outcome, Refused) and outcome.account)
+    return isinstance(outcome, Unavailable | Unknown) or (
+        isinstance(outcome, Refused) and outcome.about is About.ACCOUNT
+    )
 
 
 @dataclass(frozen=True, slots=True)

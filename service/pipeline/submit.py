@@ -20,7 +20,7 @@ from service.domain.backoff import put_back_delay_s, repeat_delay_s
 from service.domain.health import Place
 from service.domain.ids import new_attempt_id, show
 from service.domain.message import Traffic
-from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
+from service.domain.outcome import About, Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.routing import Route
 from service.errors import CommitUnknown, LeaseLost, MaybeSent, NotSent, TargetRefused
 from service.pipeline.gate import Call, Gate
@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 
 _OTP_PATIENCE_S = 2.0
 """An OTP rather goes to the next provider than wait longer than this, all in all, for a busy one."""
-_MAX_PAUSE_S = 300.0
-"""However long a provider asks to be left alone, it is asked again after this time."""
 _MAX_ROOM_WAIT_S = 60.0
 """However long a message has waited for a place at a provider, it looks for one again after this time."""
 
@@ -59,6 +57,11 @@ class Work:
         if self.message.traffic is not Traffic.OTP:
             return self.left_s
         return _OTP_PATIENCE_S - self.message.age_s - (time.monotonic() - self.claimed_s)
+
+    @property
+    def turn(self) -> tuple[Traffic, UUID, str, str]:
+        """What a gate wants to know of it."""
+        return self.message.traffic, self.message.client_id, self.message.sender, self.message.to
 
     def settle(self, move: Move, reason: str | None = None, *, delay_s: float = 0.0) -> Settlement:
         """A settlement of this message."""
@@ -113,9 +116,12 @@ class Submit:
         tour.closed = {tried.provider for tried in work.message.tried if tried.open or tried.outcome == "refused"}
         order = self.health.order(work.message, work.route)
         tour.spares = set(order.spares)
-        if order.providers[0] != work.route.providers[0]:
+        # One that has just refused the sender is asked last, so that a campaign does not hammer it.
+        sender, country = work.message.sender, work.message.country
+        providers = sorted(order.providers, key=lambda name: self._gates[name].refuses(sender, country))
+        if providers[0] != work.route.providers[0]:
             tour.failed = work.route.providers[0]
-        for name in order.providers:
+        for name in providers:
             tour.spares.discard(name)
             if name in tour.closed:
                 continue
@@ -134,14 +140,13 @@ class Submit:
         gate = self._gates[name]
         attempt_id = new_attempt_id(work.message.id)
         try:
-            async with gate.turn(work.message.traffic, work.message.client_id, work.message.sender) as call:
+            async with gate.turn(*work.turn) as call:
                 self._count(work, tour.failed, name)
                 outcome = await self._first_call(work, gate, call, attempt_id)
         except Busy as busy:
             if busy.down:
                 tour.failed = name
-            wait_s = max(busy.retry_in_s, _until_room_s(work)) if busy.full else busy.retry_in_s
-            tour.wait(wait_s, elsewhere=busy.down or busy.retry_in_s > work.patience_s)
+            tour.wait(_retry_in_s(work, busy), elsewhere=busy.down or busy.retry_in_s > work.patience_s)
             return None
         if isinstance(outcome, Accepted | Rejected):
             return _final(work, gate, attempt_id, outcome)
@@ -156,8 +161,8 @@ class Submit:
                 tour.closed.add(name)
             case Throttled():
                 asked_s = outcome.retry_after_s or _backoff_s(work)
-                gate.pause(min(asked_s, _MAX_PAUSE_S))
-                tour.wait(min(asked_s, _MAX_PAUSE_S), elsewhere=asked_s > work.patience_s)
+                wait_s = gate.pause(outcome.about, work.message.sender, work.message.to, asked_s)
+                tour.wait(wait_s, elsewhere=max(asked_s, wait_s) > work.patience_s)
             case Unavailable():
                 tour.waits_s.append(_backoff_s(work))
         return None
@@ -208,8 +213,7 @@ class Submit:
                 if (settled := await self._repeat(work, gate, doubt)) is not None:
                     return settled
             except Busy as busy:
-                wait_s = max(busy.retry_in_s, _until_room_s(work)) if busy.full else busy.retry_in_s
-                return work.settle(Move.PUT_BACK, "submit_unknown", delay_s=wait_s)
+                return work.settle(Move.PUT_BACK, "submit_unknown", delay_s=_retry_in_s(work, busy))
         return work.settle(Move.PUT_BACK, "submit_unknown", delay_s=repeat_delay_s(doubt.calls, random.random()))  # noqa: S311 - jitter
 
     async def _repeat(self, work: Work, gate: Gate, doubt: Tried) -> Settlement | None:
@@ -219,7 +223,7 @@ class Submit:
             Busy: not now (an OTP does not wait for that: it goes on).
         """
         try:
-            async with gate.turn(work.message.traffic, work.message.client_id, work.message.sender) as call:
+            async with gate.turn(*work.turn) as call:
                 outcome = await self._call(work, gate, call, doubt.id)
         except Busy:
             if work.message.traffic is Traffic.OTP:
@@ -228,7 +232,8 @@ class Submit:
         if isinstance(outcome, Accepted | Rejected):
             return _final(work, gate, doubt.id, outcome)
         if isinstance(outcome, Throttled):
-            gate.pause(min(outcome.retry_after_s or _backoff_s(work), _MAX_PAUSE_S))
+            asked_s = outcome.retry_after_s or _backoff_s(work)
+            gate.pause(outcome.about, work.message.sender, work.message.to, asked_s)
         return None
 
     async def _call(self, work: Work, gate: Gate, call: Call, attempt_id: UUID) -> Outcome:
@@ -260,13 +265,18 @@ class Submit:
         down = provider_is_down(outcome)
         opened = call.end(
             success=not down,
-            overloaded=isinstance(outcome, Throttled) or down,
+            overloaded=down or (isinstance(outcome, Throttled) and outcome.about is About.ACCOUNT),
             took_s=took_s if isinstance(outcome, Accepted) else None,
         )
         place = Place(account.name, message.country, message.traffic.value)
         self.health.called(place, outcome, took_s, account.settings.timeout_s, opened=opened)
-        if isinstance(outcome, Refused):
-            log.error("provider refused", extra={"provider": account.name, "reason": outcome.reason})
+        if isinstance(outcome, Accepted):
+            gate.took(message.sender, message.to)
+        elif isinstance(outcome, Refused):
+            if outcome.about is About.SENDER:
+                gate.refuse(message.sender, message.country)
+            extra = {"provider": account.name, "reason": outcome.reason, "code": outcome.code, "about": outcome.about}
+            log.error("provider refused", extra=extra)
         return outcome
 
     async def _exchange(self, gate: Gate, submission: Submission, attempt_id: UUID, timeout_s: float) -> Outcome:
@@ -331,14 +341,15 @@ def _final(work: Work, gate: Gate, attempt_id: UUID, outcome: Accepted | Rejecte
     return replace(settled, move=Move.FAIL, error_code=outcome.error_code)
 
 
-def _until_room_s(work: Work) -> float:
-    """How long a message stays away from a provider that is full: about as long as it has waited already.
+def _retry_in_s(work: Work, busy: Busy) -> float:
+    """How long a message stays away from a busy provider: from one that is full about as long as it has waited already.
 
     So a long queue behind a slow provider is not claimed and put back all the time. An OTP looks again at once.
     """
-    if work.message.traffic is Traffic.OTP:
-        return 0.0
-    return min(work.message.age_s, _MAX_ROOM_WAIT_S) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+    if not busy.full or work.message.traffic is Traffic.OTP:
+        return busy.retry_in_s
+    waited_s = min(work.message.age_s, _MAX_ROOM_WAIT_S)
+    return max(busy.retry_in_s, waited_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
 
 
 def _backoff_s(work: Work) -> float:

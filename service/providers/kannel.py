@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
-from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
+from service.domain.outcome import About, Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.domain.segments import measure
 from service.errors import ConfigurationError, UnreadableReceipt
@@ -23,18 +23,19 @@ from service.providers.adapter import Account, Callback, Capabilities, Doubt, Su
 # How the body of a 2xx begins. The last is said when `immediate-sendsms-reply` is set.
 ACCEPTED: Final = ("0: Accepted for delivery", "3: Queued for later delivery", "Sent.")
 
-# What the text of a refusal means. Kannel has no codes.
+# What the text of a refusal means, and of whom else it speaks. Kannel has no codes: the texts are those of its
+# smsbox 1.4. A queue that is full is the bearerbox's, so that of all who send through it.
 TEXTS: Final[Mapping[str, Outcome]] = {
-    "Authorization failed for sendsms": Refused("credentials", account=True),
-    "Unknown request.": Refused("configuration", account=True),
-    "Invalid content-type": Refused("configuration", account=True),
-    "DLR-URL field misformed, rejected": Refused("configuration", account=True),
-    "Not routable. Do not try again.": Refused("no_route"),
-    "Sender missing and no global set, rejected": Refused("sender_not_registered"),
+    "Authorization failed for sendsms": Refused("credentials", about=About.ACCOUNT),
+    "Unknown request.": Refused("configuration", about=About.ACCOUNT),
+    "Invalid content-type": Refused("configuration", about=About.ACCOUNT),
+    "DLR-URL field misformed, rejected": Refused("configuration", about=About.ACCOUNT),
+    "Not routable. Do not try again.": Refused("no_route", about=About.RECIPIENT),
+    "Sender missing and no global set, rejected": Refused("sender_not_registered", about=About.SENDER),
     # Said of a number with odd characters too. Whoever made the lists wants this number left alone.
-    "Number(s) has/have been denied by white- and/or black-lists.": Rejected("blocked"),
-    "Missing receiver(s) number(s), rejected": Rejected("invalid_number"),
-    "Empty receiver number not allowed, rejected": Rejected("invalid_number"),
+    "Number(s) has/have been denied by white- and/or black-lists.": Rejected("blocked", about=About.RECIPIENT),
+    "Missing receiver(s) number(s), rejected": Rejected("invalid_number", about=About.RECIPIENT),
+    "Empty receiver number not allowed, rejected": Rejected("invalid_number", about=About.RECIPIENT),
     "Charset or body misformed, rejected": Rejected("content_rejected"),
     # The queue of the bearerbox is full, or it could not store the message.
     "Temporal failure, try again later.": Unavailable("temporal_failure"),
@@ -42,14 +43,14 @@ TEXTS: Final[Mapping[str, Outcome]] = {
 
 # What a 4xx means when its text is not in the table. Any other 4xx still says "not accepted": `unrecognised`.
 STATUSES: Final[Mapping[int, Outcome]] = {
-    401: Refused("credentials", account=True),
+    401: Refused("credentials", about=About.ACCOUNT),
     403: Refused("forbidden"),
-    404: Refused("configuration", account=True),
-    405: Refused("configuration", account=True),
+    404: Refused("configuration", about=About.ACCOUNT),
+    405: Refused("configuration", about=About.ACCOUNT),
     408: Unknown("http_408"),
     409: Unknown("http_409"),
-    413: Refused("configuration", account=True),
-    415: Refused("configuration", account=True),
+    413: Refused("configuration", about=About.ACCOUNT),
+    415: Refused("configuration", about=About.ACCOUNT),
     429: Throttled(),  # said by a proxy before it
 }
 
@@ -128,7 +129,7 @@ class Kannel:
         if status == httpx.codes.SERVICE_UNAVAILABLE and isinstance(known, Unavailable):
             return known
         if response.is_redirect:
-            return Refused("configuration", account=True)
+            return Refused("configuration", about=About.ACCOUNT)
         return Unknown(f"http_{status}")
 
     def credentials_request(self) -> httpx.Request:
@@ -143,7 +144,7 @@ class Kannel:
     def credentials_verdict(self, response: httpx.Response) -> Doubt | None:
         """The refusal that misses the receiver."""
         outcome = self.send_outcome(response)
-        return None if outcome == Rejected("invalid_number") else doubt(outcome)
+        return None if isinstance(outcome, Rejected) and outcome.reason == "invalid_number" else doubt(outcome)
 
     def receipts(self, callback: Callback, now_s: float) -> list[Receipt]:  # noqa: ARG002 - nothing is signed
         """One receipt a callback, which is a GET: all is in the query. The token in its path is the only proof.

@@ -17,44 +17,46 @@ import httpx
 import orjson
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
-from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
+from service.domain.outcome import About, Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.errors import ConfigurationError, ForgedReceipt, UnreadableReceipt
 from service.providers.adapter import Account, Callback, Capabilities, Doubt, Submission, doubt
 
-# What a problem's `code` means, with any 4xx and as the error of one bulk recipient.
+# What a problem's `code` means, with any 4xx and as the error of one bulk recipient, and of whom else it speaks. These
+# are the codes of this gateway's own API (openapi/openapi.json), so they change with it.
 CODES: Final[Mapping[str, Outcome]] = {
-    "invalid_number": Rejected("invalid_number"),
-    "number_missing_plus": Rejected("invalid_number"),
-    "number_bad_characters": Rejected("invalid_number"),
-    "number_unknown_country_code": Rejected("invalid_number"),
-    "number_too_short": Rejected("invalid_number"),
-    "number_too_long": Rejected("invalid_number"),
-    "recipient_opted_out": Rejected("opted_out"),
+    "invalid_number": Rejected("invalid_number", about=About.RECIPIENT),
+    "number_missing_plus": Rejected("invalid_number", about=About.RECIPIENT),
+    "number_bad_characters": Rejected("invalid_number", about=About.RECIPIENT),
+    "number_unknown_country_code": Rejected("invalid_number", about=About.RECIPIENT),
+    "number_too_short": Rejected("invalid_number", about=About.RECIPIENT),
+    "number_too_long": Rejected("invalid_number", about=About.RECIPIENT),
+    "recipient_opted_out": Rejected("opted_out", about=About.RECIPIENT),
     "content_rejected": Rejected("content_rejected"),
     "message_too_long": Rejected("message_too_long"),
     "duplicate_recipient": Rejected("duplicate_recipient"),
     "no_valid_recipients": Rejected("invalid_number"),
-    "unknown_sender": Refused("sender_not_registered"),
-    "sender_not_registered": Refused("sender_not_registered"),
-    "traffic_mismatch": Refused("sender_not_registered"),
-    "insufficient_funds": Refused("funds", account=True),
+    "unknown_sender": Refused("sender_not_registered", about=About.SENDER),
+    "sender_not_registered": Refused("sender_not_registered", about=About.SENDER),
+    "traffic_mismatch": Refused("sender_not_registered", about=About.SENDER),
+    "insufficient_funds": Refused("funds", about=About.ACCOUNT),
     # An earlier call with our key got in, with a body that is not this one.
     "idempotency_key_reused": Unknown("idempotency_key_reused"),
 }
 
 # What a 4xx means when its code is not in the table. Any other 4xx still says "not accepted": `unrecognised`.
 STATUSES: Final[Mapping[int, Outcome]] = {
-    401: Refused("credentials", account=True),
-    402: Refused("funds", account=True),
+    401: Refused("credentials", about=About.ACCOUNT),
+    402: Refused("funds", about=About.ACCOUNT),
     403: Refused("forbidden"),
-    404: Refused("configuration", account=True),
-    405: Refused("configuration", account=True),
+    404: Refused("configuration", about=About.ACCOUNT),
+    405: Refused("configuration", about=About.ACCOUNT),
     408: Unknown("http_408"),
     409: Unknown("http_409"),
     # No message that the gateway accepts is this large or of another type, so something on the way is set up wrong.
-    413: Refused("configuration", account=True),
-    415: Refused("configuration", account=True),
+    413: Refused("configuration", about=About.ACCOUNT),
+    415: Refused("configuration", about=About.ACCOUNT),
+    429: Throttled(),
 }
 
 # How a body that lacks something is refused.
@@ -132,7 +134,9 @@ class SmsRoute:
     def credentials_verdict(self, response: httpx.Response) -> Doubt | None:
         """A 400 or 422 with a code: the key is asked for before the body is looked at."""
         match self.send_outcome(response):
-            case Rejected(code=str()) | Refused(code=str(), account=False) if response.status_code in INVALID:
+            case Rejected(code=str()) | Refused(code=str()) as outcome if (
+                response.status_code in INVALID and outcome.about is not About.ACCOUNT
+            ):
                 return None
             case outcome:
                 return doubt(outcome)
@@ -170,14 +174,15 @@ class SmsRoute:
 def _problem(response: httpx.Response) -> Outcome:
     """What an answer other than a 2xx means."""
     status, code = response.status_code, _text(_CODE, _object(response.content).get("code"))
-    if status == httpx.codes.TOO_MANY_REQUESTS:
-        return Throttled(_retry_after_s(response))
     if 400 <= status < 500:  # noqa: PLR2004 - the classes of HTTP status
-        return _named(CODES.get(code or "") or STATUSES.get(status) or Refused("unrecognised"), code)
+        outcome = CODES.get(code or "") or STATUSES.get(status) or Refused("unrecognised")
+        if isinstance(outcome, Throttled):
+            return replace(outcome, retry_after_s=_retry_after_s(response))
+        return _named(outcome, code)
     if status == httpx.codes.SERVICE_UNAVAILABLE and code in NOTHING_STORED:
         return Unavailable(code)
     if response.is_redirect:
-        return Refused("configuration", account=True)
+        return Refused("configuration", about=About.ACCOUNT)
     return Unknown(f"http_{status}")
 
 

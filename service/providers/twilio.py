@@ -1,7 +1,8 @@
 """Twilio Programmable Messaging, API 2010-04-01 (https://www.twilio.com/docs/messaging/api/message-resource).
 
 It knows no idempotency key, so an unknown outcome is never repeated to it. Twilio asks not to rely on its error codes,
-because they change: so they are data here, and of a code that is not in the table only the HTTP status counts.
+because they change: so they are data here, and of a code that is not in the table only the HTTP status counts. A code
+that is in the table counts more than its status, a 429 too: the rate may be that of one sender or of one pair.
 """
 
 from __future__ import annotations
@@ -18,32 +19,34 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 import httpx
 import orjson
 
-from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unknown
+from service.domain.outcome import About, Accepted, Outcome, Refused, Rejected, Throttled, Unknown
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.errors import ConfigurationError, ForgedReceipt, UnreadableReceipt
 from service.providers.adapter import Account, Callback, Capabilities, Doubt, Submission, doubt
 
-# What an error code means when a send is answered with it. Receipts carry the same codes: of those only the GSM MAP
-# error is taken.
+# What an error code means when a send is answered with it, and of whom else it speaks: from its pages
+# twilio.com/docs/api/errors/CODE, as of 2026. Receipts carry the same codes: of those only the GSM MAP error is taken.
 CODES: Final[Mapping[str, Outcome]] = {
     # the recipient
-    "21211": Rejected("invalid_number"),
-    "21214": Rejected("invalid_number"),
-    "21217": Rejected("invalid_number"),
-    "21265": Rejected("invalid_number"),  # a short code
-    "21266": Rejected("invalid_number"),  # the sender itself
-    "21401": Rejected("invalid_number"),
-    "21614": Rejected("invalid_number"),  # not a mobile
-    "21635": Rejected("invalid_number"),  # a landline
-    "30003": Rejected("absent_subscriber", error_code=27),
-    "30005": Rejected("unknown_subscriber", error_code=1),
-    "30006": Rejected("invalid_number"),  # a landline, or a carrier out of reach
-    "21612": Refused("no_route"),  # not reachable from this sender, which other providers may know to do
+    "21211": Rejected("invalid_number", about=About.RECIPIENT),
+    "21214": Rejected("invalid_number", about=About.RECIPIENT),
+    "21217": Rejected("invalid_number", about=About.RECIPIENT),
+    "21265": Rejected("invalid_number", about=About.RECIPIENT),  # a short code
+    "21266": Rejected("invalid_number", about=About.PAIR),  # the sender itself
+    "21401": Rejected("invalid_number", about=About.RECIPIENT),
+    "21614": Rejected("invalid_number", about=About.RECIPIENT),  # not a mobile
+    "21635": Rejected("invalid_number", about=About.RECIPIENT),  # a landline
+    "30003": Rejected("absent_subscriber", error_code=27, about=About.RECIPIENT),
+    "30005": Rejected("unknown_subscriber", error_code=1, about=About.RECIPIENT),
+    "30006": Rejected("invalid_number", about=About.RECIPIENT),  # a landline, or a carrier out of reach
+    # not reachable from this sender, which other providers may know to do
+    "21612": Refused("no_route", about=About.PAIR),
     # consent
-    "21610": Rejected("opted_out"),
-    "30004": Rejected("blocked"),
-    "30610": Rejected("quiet_hours"),  # going round it by another provider would break the same law
-    "30640": Rejected("blocked"),  # a known litigator
+    "21610": Rejected("opted_out", about=About.PAIR),
+    "30004": Rejected("blocked", about=About.RECIPIENT),
+    # going round it by another provider would break the same law
+    "30610": Rejected("quiet_hours", about=About.RECIPIENT),
+    "30640": Rejected("blocked", about=About.RECIPIENT),  # a known litigator
     # the content
     "21602": Rejected("content_rejected"),
     "21617": Rejected("message_too_long"),
@@ -52,41 +55,43 @@ CODES: Final[Mapping[str, Outcome]] = {
     "21620": Rejected("content_rejected"),
     "30007": Rejected("content_rejected"),
     "30019": Rejected("message_too_long"),
-    # the sender and its registration
-    "21212": Refused("sender_not_registered"),
-    "21601": Refused("sender_not_registered"),
-    "21603": Refused("sender_not_registered"),
-    "21606": Refused("sender_not_registered"),
-    "21701": Refused("sender_not_registered"),
-    "21703": Refused("sender_not_registered"),
-    "21704": Refused("sender_not_registered"),
-    "21705": Refused("sender_not_registered"),
-    "30018": Refused("sender_not_registered"),
-    "30024": Refused("sender_not_registered"),
-    "30032": Refused("sender_not_registered"),  # toll-free, not verified
-    "30033": Refused("sender_not_registered"),  # its 10DLC campaign is suspended
-    "30034": Refused("sender_not_registered"),  # not on a 10DLC campaign
-    "30035": Refused("sender_not_registered"),  # not yet ready
-    "21408": Refused("forbidden"),  # the account may not send to this country
-    "21608": Refused("forbidden"),  # a trial account sends to verified numbers only
-    "30450": Refused("forbidden"),  # taken for SMS pumping
+    # the sender and its registration, which some networks want and others do not (`PAIR`)
+    "21212": Refused("sender_not_registered", about=About.SENDER),
+    "21601": Refused("sender_not_registered", about=About.SENDER),
+    "21603": Refused("sender_not_registered", about=About.SENDER),
+    "21606": Refused("sender_not_registered", about=About.SENDER),
+    "21701": Refused("sender_not_registered", about=About.SENDER),
+    "21703": Refused("sender_not_registered", about=About.SENDER),
+    "21704": Refused("sender_not_registered", about=About.SENDER),
+    "21705": Refused("sender_not_registered", about=About.SENDER),
+    "30018": Refused("sender_not_registered", about=About.PAIR),
+    "30024": Refused("sender_not_registered", about=About.PAIR),
+    "30032": Refused("sender_not_registered", about=About.SENDER),  # toll-free, not verified
+    "30033": Refused("sender_not_registered", about=About.BRAND),  # its 10DLC campaign is suspended
+    "30034": Refused("sender_not_registered", about=About.SENDER),  # not on a 10DLC campaign
+    "30035": Refused("sender_not_registered", about=About.SENDER),  # not yet ready
+    "21408": Refused("forbidden", about=About.RECIPIENT),  # the account may not send to this country
+    "21608": Refused("forbidden", about=About.RECIPIENT),  # a trial account sends to verified numbers only
+    "30450": Refused("forbidden", about=About.RECIPIENT),  # taken for SMS pumping
     # the account
-    "20003": Refused("credentials", account=True),
-    "30002": Refused("suspended", account=True),
-    "21609": Refused("configuration", account=True),  # our public URL: no underscore in its host, 4,000 characters
+    "20003": Refused("credentials", about=About.ACCOUNT),
+    "30002": Refused("suspended", about=About.ACCOUNT),
+    "21609": Refused(
+        "configuration", about=About.ACCOUNT
+    ),  # our public URL: no underscore in its host, 4,000 characters
     # the rate
-    "20429": Throttled(),
-    "14107": Throttled(),
-    "21611": Throttled(),
-    "30001": Throttled(),
-    "30017": Throttled(),
-    "30022": Throttled(),
-    # the day's volume: until midnight there is no use in waiting
-    "30023": Refused("daily_limit"),
-    "30025": Refused("daily_limit"),
-    "30026": Refused("daily_limit"),
-    "30027": Refused("daily_limit"),
-    "63038": Refused("daily_limit"),
+    "20429": Throttled(about=About.ACCOUNT),
+    "14107": Throttled(30.0, About.PAIR),  # a loop of messages between two numbers: they rest for 30 s
+    "21611": Throttled(about=About.SENDER),  # 10 hours of its rate are queued
+    "30001": Throttled(about=About.SENDER),  # the same, of the sender in the pool of a messaging service
+    "30017": Throttled(about=About.RECIPIENT),  # its network is congested
+    "30022": Throttled(about=About.BRAND),  # the rate of its 10DLC campaign
+    # the day's volume: until midnight there is no use in waiting. T-Mobile counts a brand, Twilio the account.
+    "30023": Refused("daily_limit", about=About.BRAND),
+    "30025": Refused("daily_limit", about=About.BRAND),
+    "30026": Refused("daily_limit", about=About.BRAND),
+    "30027": Refused("daily_limit", about=About.BRAND),
+    "63038": Refused("daily_limit", about=About.ACCOUNT),
     # certainly not sent, but nobody says why
     "30008": Refused("unrecognised"),
     "30036": Refused("expired"),  # its validity ran out at Twilio
@@ -97,15 +102,16 @@ CODES: Final[Mapping[str, Outcome]] = {
 
 # What a 4xx means when its code is not in the table. Any other 4xx still says "not accepted": `unrecognised`.
 STATUSES: Final[Mapping[int, Outcome]] = {
-    401: Refused("credentials", account=True),
-    402: Refused("funds", account=True),
+    401: Refused("credentials", about=About.ACCOUNT),
+    402: Refused("funds", about=About.ACCOUNT),
     403: Refused("forbidden"),
-    404: Refused("configuration", account=True),
-    405: Refused("configuration", account=True),
+    404: Refused("configuration", about=About.ACCOUNT),
+    405: Refused("configuration", about=About.ACCOUNT),
     408: Unknown("http_408"),
     409: Unknown("http_409"),
-    413: Refused("configuration", account=True),
-    415: Refused("configuration", account=True),
+    413: Refused("configuration", about=About.ACCOUNT),
+    415: Refused("configuration", about=About.ACCOUNT),
+    429: Throttled(),
 }
 
 # How a form that lacks something is refused.
@@ -194,7 +200,9 @@ class Twilio:
     def credentials_verdict(self, response: httpx.Response) -> Doubt | None:
         """A 400 with a code. Which code it is may change, like all of them."""
         match self.send_outcome(response):
-            case Rejected(code=str()) | Refused(code=str(), account=False) if response.status_code == INVALID:
+            case Rejected(code=str()) | Refused(code=str()) as outcome if (
+                response.status_code == INVALID and outcome.about is not About.ACCOUNT
+            ):
                 return None
             case outcome:
                 return doubt(outcome)
@@ -224,12 +232,16 @@ class Twilio:
 def _problem(response: httpx.Response, code: str | None) -> Outcome:
     """What an answer other than a 2xx means."""
     status = response.status_code
-    if status == httpx.codes.TOO_MANY_REQUESTS:
-        return Throttled(_retry_after_s(response))
     if 400 <= status < 500:  # noqa: PLR2004 - the classes of HTTP status
-        return _by_code(code, STATUSES.get(status, Refused("unrecognised")))
+        outcome = _by_code(code, STATUSES.get(status, Refused("unrecognised")))
+        asked_s = _retry_after_s(response)
+        return (
+            outcome
+            if asked_s is None or not isinstance(outcome, Throttled)
+            else replace(outcome, retry_after_s=asked_s)
+        )
     if response.is_redirect:
-        return Refused("configuration", account=True)
+        return Refused("configuration", about=About.ACCOUNT)
     return Unknown(f"http_{status}")
 
 

@@ -56,7 +56,7 @@ class Api:
     async def _delay(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
         if request.path != _HEALTH:
-            await asyncio.sleep(self._faults.plan.latency_s)
+            await asyncio.sleep(self._faults.delay_s())
         return response
 
     @web.middleware

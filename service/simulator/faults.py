@@ -40,7 +40,7 @@ class FaultPlan(BaseModel):
     """The body of `PUT /faults`. A restart forgets it.
 
     `rate` is the share of requests that the fault hits; `down` hits all or none, so it takes no rate.
-    `latency_s` delays every answer, with or without a fault.
+    `latency_s` delays every answer, with or without a fault; `jitter_s` by up to as much more, drawn for each.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -48,6 +48,7 @@ class FaultPlan(BaseModel):
     fault: Fault
     rate: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
     latency_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 0.0
+    jitter_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 0.0
 
     @model_validator(mode="after")
     def _down_hits_all(self) -> Self:
@@ -64,6 +65,10 @@ class Faults:
 
     def __init__(self) -> None:
         self.plan = NO_FAULT
+
+    def delay_s(self) -> float:
+        """Draw how long this answer takes."""
+        return self.plan.latency_s + self.plan.jitter_s * random.random()  # noqa: S311 - a draw, not a secret
 
     def hit(self, fault: Fault) -> bool:
         """Draw whether this request meets `fault`. Ask once a request."""

@@ -51,6 +51,16 @@ PACED: Final = edited(CONFIG, ("MyAppPromo: {{traffic: marketing}}", "MyAppPromo
 VARIANTS: Final = (CONFIG, keyless(PACED, "primary"), keyless(PACED, "primary", "fallback"))
 
 
+PROVIDERS_OF_THE_WORLD: Final = {"latency_s": 0.05, "jitter_s": 0.4}
+"""250 ms on the average."""
+RECEIVERS_OF_THE_WORLD_S: Final = 0.1
+
+
+def far_away(seed: int) -> bool:
+    """Whether the others answer as late as those of the world in the round with this seed: a third of each variant."""
+    return seed // len(VARIANTS) % 3 == 0
+
+
 def config_of(seed: int) -> str:
     """Of the round with this seed."""
     return VARIANTS[seed % len(VARIANTS)]

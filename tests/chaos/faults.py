@@ -194,9 +194,9 @@ async def webhook_down(scene: Scene) -> None:
 async def webhook_slow(scene: Scene) -> None:
     """Slower than the gateway waits."""
     async with scene.alone("webhook"):
-        scene.sick.delay = 3.0
+        usual_s, scene.sick.delay = scene.sick.delay, 3.0
         await asyncio.sleep(scene.rng.uniform(0.5, 2))
-        scene.sick.delay = 0.0
+        scene.sick.delay = usual_s
 
 
 async def forged_receipts(scene: Scene) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from tests.chaos.clients import Clients, arm_poison, chance
-from tests.chaos.config import CONFIG, config_of
+from tests.chaos.config import CONFIG, PROVIDERS_OF_THE_WORLD, RECEIVERS_OF_THE_WORLD_S, config_of, far_away
 from tests.chaos.endings import arm_witness
 from tests.chaos.faults import FAULTS
 from tests.chaos.reconcile import Findings, Weather, gather, reconcile
@@ -56,6 +56,14 @@ class Theatre:
     @property
     def listeners(self) -> tuple[Listener, ...]:
         return self.stage.listener, self.sick, self.gone
+
+    async def move(self, *, away: bool) -> None:
+        """Have providers and receivers answer at once, or as late as those of the world do."""
+        for provider in self.stage.providers:
+            provider.pace = PROVIDERS_OF_THE_WORLD if away else {}
+            await provider.fault("none")
+        for listener in self.listeners:
+            listener.delay = RECEIVERS_OF_THE_WORLD_S if away else 0.0
 
 
 @asynccontextmanager
@@ -120,8 +128,9 @@ def dealt(seed: int) -> list[str]:
 
 
 async def play_dealt(theatre: Theatre, seed: int) -> Report:
-    """The round with this seed: its providers, its faults, its instants."""
+    """The round with this seed: its providers and how far away they are, its faults, its instants."""
     await theatre.stage.change(config_of(seed))
+    await theatre.move(away=far_away(seed))
     return await play(theatre, seed, at_random(dealt(seed), LOAD_S))
 
 

@@ -73,7 +73,7 @@ class Provider(Command):
 
     def __init__(self, name: str, port: int, folder: Path) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self._control = f"http://127.0.0.1:{port + 10}"
+        self.control_url = f"http://127.0.0.1:{port + 10}"
         self._ledger = folder / f"{name}.jsonl"
         settings = {
             "SMS_SIMULATOR_NAME": name,
@@ -83,13 +83,22 @@ class Provider(Command):
             "SMS_SIMULATOR_WEBHOOK_SECRET": SIGNING_SECRET,
         }
         delays = ("--receipt-delay", "0.1", "--slow-receipt-delay", "3")
-        super().__init__(name, ("simulator", *delays), settings, f"{self._control}/healthz", folder / f"{name}.log")
+        super().__init__(name, ("simulator", *delays), settings, f"{self.control_url}/healthz", folder / f"{name}.log")
+        self.pace: Mapping[str, float] = {}
+        """How long it takes to answer (`latency_s`, `jitter_s`), whatever fault is in force, and after a restart."""
+
+    async def ready(self) -> None:
+        """The same, and at its pace."""
+        await super().ready()
+        if self.pace:
+            await self.fault("none")
 
     async def fault(self, fault: str, **more: Any) -> None:
         """Put a fault into force (`rate`, `latency_s` besides); `none` ends it. A restart ends it too."""
+        more = {**self.pace, **more}
         async with (
             aiohttp.ClientSession() as http,
-            http.put(f"{self._control}/faults", json={"fault": fault} | more) as answer,
+            http.put(f"{self.control_url}/faults", json={"fault": fault} | more) as answer,
         ):
             assert answer.status == 200, await answer.text()
 

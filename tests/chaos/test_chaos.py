@@ -32,6 +32,7 @@ async def test_nothing_is_lost_doubled_or_missed_whatever_fails(theatre: Theatre
     """The rounds have all faults between them, and providers with and without idempotency keys."""
     async with in_time(theatre.stage.folder):
         await theatre.stage.change(config_of(number))
+        await theatre.move(away=number == 0)
         report = await play(theatre, seed=number, plot=at_random(sorted(FAULTS)[number::_ROUNDS], LOAD_S))
 
     assert report.findings.lines() == [], theatre.stage.logs()

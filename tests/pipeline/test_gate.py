@@ -12,7 +12,7 @@ import pytest
 
 from service.domain.ids import new_id
 from service.domain.message import Traffic
-from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
+from service.domain.outcome import About, Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.pipeline.gate import Gate
 from service.pipeline.pace import Busy, Pace
 from service.storage.pacing import Slot
@@ -23,7 +23,7 @@ CLIENT, OTHER = new_id(), new_id()
 ONE_PROVIDER = [{"providers": ["primary"], "hlr": "off"}]
 
 
-@pytest.mark.parametrize("failure", [Unavailable("down"), Unknown("http_500"), Refused("funds", account=True)])
+@pytest.mark.parametrize("failure", [Unavailable("down"), Unknown("http_500"), Refused("funds", about=About.ACCOUNT)])
 async def test_the_breaker_opens_after_five_failures_in_a_row(make_world: MakeWorld, failure: Outcome) -> None:
     world = await make_world()
     world.http.always("primary", failure)

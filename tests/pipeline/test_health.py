@@ -11,7 +11,7 @@ import pytest
 
 from service.domain.health import Cause, Condition, Place, Samples, Standing, StandingPolicy
 from service.domain.message import Traffic
-from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
+from service.domain.outcome import About, Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.errors import StoreOverloaded
 from service.pipeline.deliver import routes_of
 from service.pipeline.health import Health
@@ -77,7 +77,7 @@ async def conditions(world: World) -> dict[Place, Condition]:
         (Rejected("bad"), Samples(calls=1)),
         (Throttled(100), Samples(calls=1)),
         (Refused("sender"), Samples(calls=1)),
-        (Refused("funds", account=True), Samples(calls=1, failures=1)),
+        (Refused("funds", about=About.ACCOUNT), Samples(calls=1, failures=1)),
         (Unavailable("down"), Samples(calls=1, failures=1)),
         (Unknown("http_500"), Samples(calls=1, failures=1)),
     ],

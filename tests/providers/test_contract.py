@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain.outcome import Accepted, Outcome, Refused, Throttled, Unknown
+from service.domain.outcome import About, Accepted, Outcome, Refused, Rejected, Throttled, Unknown
+from service.pipeline.health import provider_is_down
 from tests.providers.contract import (
     BULKS,
     CASES,
@@ -68,6 +69,16 @@ def test_a_code_has_its_outcome(name: str, key: str) -> None:
     assert adapter_of(name).send_outcome(case.code_answer(key)) == case.codes[key]
 
 
+@each_of("codes")
+def test_a_code_says_what_it_is_about_and_only_what_is_about_the_account_speaks_for_all(name: str, key: str) -> None:
+    outcome = CASES[name].codes[key]
+    if isinstance(outcome, Rejected):
+        assert outcome.about is not About.ACCOUNT, "no other provider is asked, so it must lie with the message"
+    if isinstance(outcome, Refused | Throttled):
+        assert outcome.about in About
+        assert provider_is_down(outcome) == (isinstance(outcome, Refused) and outcome.about is About.ACCOUNT)
+
+
 @each_case
 def test_the_case_pins_every_code_of_the_adapter(name: str) -> None:
     assert set(CASES[name].codes) == CASES[name].table
@@ -100,7 +111,7 @@ def test_a_429_is_throttled(name: str) -> None:
 def test_what_is_wrong_with_the_account_is_said_to_be_so(name: str, status: int) -> None:
     outcome = adapter_of(name).send_outcome(page(status))
     assert isinstance(outcome, Refused)
-    assert outcome.account
+    assert outcome.about is About.ACCOUNT
 
 
 @each_case

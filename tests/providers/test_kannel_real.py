@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
 import pytest
 
-from service.domain.outcome import Accepted, Outcome, Refused, Rejected
+from service.domain.outcome import About, Accepted, Outcome, Refused, Rejected
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.http import Transport
 from service.providers.adapter import Account, Callback, Doubt, Submission
@@ -177,12 +177,14 @@ async def test_what_kannel_refuses_has_its_outcome(tmp_path: Path) -> None:
     async with kannel(tmp_path, FAKE, port) as running:
         stranger = Kannel(replace(running.account, api_key="gateway:wrong"))
         response = await running.transport.send(stranger.send_request(SUBMISSION), timeout_s=10)
-        assert stranger.send_outcome(response) == Refused("credentials", account=True)
+        assert stranger.send_outcome(response) == Refused("credentials", about=About.ACCOUNT)
         elsewhere = Kannel(replace(running.account, base_url=f"{running.account.base_url}/elsewhere"))
         response = await running.transport.send(elsewhere.send_request(SUBMISSION), timeout_s=10)
-        assert elsewhere.send_outcome(response) == Refused("configuration", account=True)
-        assert await running.send(replace(SUBMISSION, to="+15555550100")) == Rejected("blocked")
-        assert await running.send(replace(SUBMISSION, sender=" ")) == Refused("sender_not_registered")
+        assert elsewhere.send_outcome(response) == Refused("configuration", about=About.ACCOUNT)
+        assert await running.send(replace(SUBMISSION, to="+15555550100")) == Rejected("blocked", about=About.RECIPIENT)
+        assert await running.send(replace(SUBMISSION, sender=" ")) == Refused(
+            "sender_not_registered", about=About.SENDER
+        )
         # No SMSC is there yet: Kannel keeps it.
         assert await running.send(running.submission("later")) == Accepted(None)
 
@@ -197,12 +199,12 @@ async def test_kannel_tells_whether_it_takes_the_credentials_and_puts_nothing_on
             return adapter.credentials_verdict(response)
 
         account = running.account
-        wrong = Refused("credentials", account=True)
+        wrong = Refused("credentials", about=About.ACCOUNT)
         assert await asked(account) is None
         assert await asked(replace(account, api_key="gateway:wrong")) == wrong
         assert await asked(replace(account, api_key="stranger:password")) == wrong
         elsewhere = replace(account, base_url=f"{account.base_url}/elsewhere")
-        assert await asked(elsewhere) == Refused("configuration", account=True)
+        assert await asked(elsewhere) == Refused("configuration", about=About.ACCOUNT)
         assert await running.send(running.submission("the first")) == Accepted(None)
         assert (await air.readline()).decode().endswith(" text the first\n")
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unknown
+from service.domain.outcome import About, Accepted, Outcome, Refused, Rejected, Throttled, Unknown
 from service.domain.receipt import ReceiptStatus
 from service.errors import ForgedReceipt
 from service.providers.adapter import Account, Callback, Submission
@@ -84,11 +84,11 @@ async def test_a_key_used_for_another_body_is_unknown(client: Client) -> None:
 @pytest.mark.parametrize(
     ("submission", "expected"),
     [
-        (replace(SEND, to="+447700900250"), Rejected("invalid_number", "invalid_number")),
-        (replace(SEND, to="+447700900300"), Rejected("opted_out", "recipient_opted_out")),
-        (replace(SEND, to="447700900123"), Rejected("invalid_number", "number_missing_plus")),
-        (replace(SEND, sender="NotListed"), Refused("sender_not_registered", "sender_not_registered")),
-        (replace(SEND, sender="NoFunds"), Refused("funds", "insufficient_funds", account=True)),
+        (replace(SEND, to="+447700900250"), Rejected("invalid_number", "invalid_number", about=About.RECIPIENT)),
+        (replace(SEND, to="+447700900300"), Rejected("opted_out", "recipient_opted_out", about=About.RECIPIENT)),
+        (replace(SEND, to="447700900123"), Rejected("invalid_number", "number_missing_plus", about=About.RECIPIENT)),
+        (replace(SEND, sender="NotListed"), Refused("sender_not_registered", "sender_not_registered", About.SENDER)),
+        (replace(SEND, sender="NoFunds"), Refused("funds", "insufficient_funds", about=About.ACCOUNT)),
     ],
     ids=["invalid", "opted out", "no plus", "sender", "funds"],
 )
@@ -99,7 +99,7 @@ async def test_a_refusal_has_its_outcome(client: Client, submission: Submission,
 
 async def test_a_wrong_key_is_refused_as_credentials(client: Client) -> None:
     client.adapter = SmsRoute(replace(client.account, api_key="sk_wrong"))
-    assert await client.send(SEND) == Refused("credentials", "unauthorized", account=True)
+    assert await client.send(SEND) == Refused("credentials", "unauthorized", about=About.ACCOUNT)
 
 
 @pytest.mark.parametrize(
@@ -121,16 +121,16 @@ async def test_a_bulk_gives_each_recipient_its_outcome(client: Client) -> None:
         "+447700900100", "+447700900250", "+447700900300", "+447700900101", key="bulk-1"
     )
     assert isinstance(good, Accepted)
-    assert bad == Rejected("invalid_number", "invalid_number")
-    assert opted_out == Rejected("opted_out", "recipient_opted_out")
+    assert bad == Rejected("invalid_number", "invalid_number", about=About.RECIPIENT)
+    assert opted_out == Rejected("opted_out", "recipient_opted_out", about=About.RECIPIENT)
     assert isinstance(last, Accepted)
     assert [send["message_id"] for send in await client.ledger("+447700900101")] == [last.provider_message_id]
 
 
 async def test_a_bulk_of_which_nothing_is_good_ends_every_message_for_its_own_reason(client: Client) -> None:
     assert await client.bulk("+447700900300", "+447700900250", key="bulk-1") == [
-        Rejected("opted_out", "recipient_opted_out"),
-        Rejected("invalid_number", "invalid_number"),
+        Rejected("opted_out", "recipient_opted_out", about=About.RECIPIENT),
+        Rejected("invalid_number", "invalid_number", about=About.RECIPIENT),
     ]
 
 

@@ -16,12 +16,22 @@ PROBE_S = 0.3
 
 
 async def test_without_a_fault_the_control_port_says_so(client: Client) -> None:
-    assert (await client.control.get("/faults")).json() == {"fault": "none", "rate": 1.0, "latency_s": 0.0}
+    assert (await client.control.get("/faults")).json() == {
+        "fault": "none",
+        "rate": 1.0,
+        "latency_s": 0.0,
+        "jitter_s": 0.0,
+    }
 
 
 async def test_a_fault_is_shown_and_can_be_taken_back(client: Client) -> None:
     await client.fault("error", rate=1, latency_s=0)
-    assert (await client.control.get("/faults")).json() == {"fault": "error", "rate": 1.0, "latency_s": 0.0}
+    assert (await client.control.get("/faults")).json() == {
+        "fault": "error",
+        "rate": 1.0,
+        "latency_s": 0.0,
+        "jitter_s": 0.0,
+    }
     assert (await client.send()).status_code == 500
     await client.fault("none")
     assert (await client.send()).status_code == 200
@@ -39,6 +49,7 @@ async def test_a_fault_is_shown_and_can_be_taken_back(client: Client) -> None:
         {"fault": "hang", "rate": True},
         {"fault": "none", "latency_s": -1},
         {"fault": "none", "latency_s": None},
+        {"fault": "none", "jitter_s": -1},
         {"fault": "down", "rate": 0.5},
         ["none"],
     ],
@@ -207,6 +218,21 @@ async def test_latency_delays_answers_and_refusals_but_not_health(client: Client
         assert time.monotonic() - started >= PROBE_S
     await client.fault("none", latency_s=60)
     assert (await client.api.get("/healthz", timeout=10)).status_code == 200
+
+
+def test_jitter_delays_each_answer_by_another_time_on_top_of_the_latency() -> None:
+    faults = Faults()
+    assert faults.delay_s() == 0.0
+    faults.plan = FaultPlan(fault=Fault.NONE, latency_s=0.05, jitter_s=0.4)
+    delays_s = [faults.delay_s() for _ in range(1000)]
+    assert all(0.05 <= delay_s <= 0.45 for delay_s in delays_s)
+    assert max(delays_s) - min(delays_s) > 0.2
+
+
+async def test_an_answer_waits_for_its_jitter(client: Client) -> None:
+    await client.fault("none", jitter_s=3600)
+    with pytest.raises(httpx.ReadTimeout):
+        await client.api.post("/v1/send", json={}, timeout=0.2)
 
 
 async def test_a_rate_of_zero_hits_nothing(client: Client) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import httpx
 from smsutil import is_valid_gsm  # type: ignore[import-untyped]
 
-from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
+from service.domain.outcome import About, Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.providers.adapter import Account, Callback
 from service.providers.kannel import ACCEPTED, STATUSES, TEXTS
@@ -67,20 +67,20 @@ ANSWERS: dict[str, tuple[httpx.Response, Outcome]] = {
     "accepted at once": (reply(202, "Sent."), Accepted(None)),
     "accepted at once, in parts": (reply(202, "Sent. Message splits: 2"), Accepted(None)),
     "accepted, and a line break": (reply(202, "0: Accepted for delivery\r\n"), Accepted(None)),
-    "wrong password": (reply(403, "Authorization failed for sendsms"), Refused("credentials", account=True)),
+    "wrong password": (reply(403, "Authorization failed for sendsms"), Refused("credentials", about=About.ACCOUNT)),
     "403 of a proxy": (reply(403, "<html>"), Refused("forbidden")),
-    "no route": (reply(403, "Not routable. Do not try again."), Refused("no_route")),
+    "no route": (reply(403, "Not routable. Do not try again."), Refused("no_route", about=About.RECIPIENT)),
     "on a black list": (
         reply(400, "Number(s) has/have been denied by white- and/or black-lists."),
-        Rejected("blocked"),
+        Rejected("blocked", about=About.RECIPIENT),
     ),
     "a field that is not understood": (reply(400, "Validity field misformed, rejected"), Refused("unrecognised")),
-    "not the address of sendsms": (reply(404, "Unknown request."), Refused("configuration", account=True)),
+    "not the address of sendsms": (reply(404, "Unknown request."), Refused("configuration", about=About.ACCOUNT)),
     "a refusal that speaks of acceptance": (reply(400, "0: Accepted for delivery"), Refused("unrecognised")),
     "a 4xx of the text of a 503": (reply(400, TEMPORAL_FAILURE), Unavailable("temporal_failure")),
     "a redirect": (
         httpx.Response(307, headers={"Location": "http://elsewhere.example"}),
-        Refused("configuration", account=True),
+        Refused("configuration", about=About.ACCOUNT),
     ),
     "too fast for a proxy": (httpx.Response(429, headers={"Retry-After": "7"}), Throttled()),
     "it cannot now": (reply(503, TEMPORAL_FAILURE), Unavailable("temporal_failure")),
@@ -92,25 +92,25 @@ ANSWERS: dict[str, tuple[httpx.Response, Outcome]] = {
 }
 
 PINNED: dict[Code, Outcome] = {
-    "Authorization failed for sendsms": Refused("credentials", account=True),
-    "Unknown request.": Refused("configuration", account=True),
-    "Invalid content-type": Refused("configuration", account=True),
-    "DLR-URL field misformed, rejected": Refused("configuration", account=True),
-    "Not routable. Do not try again.": Refused("no_route"),
-    "Sender missing and no global set, rejected": Refused("sender_not_registered"),
-    "Number(s) has/have been denied by white- and/or black-lists.": Rejected("blocked"),
-    "Missing receiver(s) number(s), rejected": Rejected("invalid_number"),
-    "Empty receiver number not allowed, rejected": Rejected("invalid_number"),
+    "Authorization failed for sendsms": Refused("credentials", about=About.ACCOUNT),
+    "Unknown request.": Refused("configuration", about=About.ACCOUNT),
+    "Invalid content-type": Refused("configuration", about=About.ACCOUNT),
+    "DLR-URL field misformed, rejected": Refused("configuration", about=About.ACCOUNT),
+    "Not routable. Do not try again.": Refused("no_route", about=About.RECIPIENT),
+    "Sender missing and no global set, rejected": Refused("sender_not_registered", about=About.SENDER),
+    "Number(s) has/have been denied by white- and/or black-lists.": Rejected("blocked", about=About.RECIPIENT),
+    "Missing receiver(s) number(s), rejected": Rejected("invalid_number", about=About.RECIPIENT),
+    "Empty receiver number not allowed, rejected": Rejected("invalid_number", about=About.RECIPIENT),
     "Charset or body misformed, rejected": Rejected("content_rejected"),
     TEMPORAL_FAILURE: Unavailable("temporal_failure"),
-    401: Refused("credentials", account=True),
+    401: Refused("credentials", about=About.ACCOUNT),
     403: Refused("forbidden"),
-    404: Refused("configuration", account=True),
-    405: Refused("configuration", account=True),
+    404: Refused("configuration", about=About.ACCOUNT),
+    405: Refused("configuration", about=About.ACCOUNT),
     408: Unknown("http_408"),
     409: Unknown("http_409"),
-    413: Refused("configuration", account=True),
-    415: Refused("configuration", account=True),
+    413: Refused("configuration", about=About.ACCOUNT),
+    415: Refused("configuration", about=About.ACCOUNT),
     429: Throttled(),
 }
 
@@ -140,13 +140,16 @@ CASE = Case(
     read_nobody=read_nobody,
     credentials={
         "no receiver": (reply(400, "Missing receiver(s) number(s), rejected"), None),
-        "a wrong password": (reply(403, "Authorization failed for sendsms"), Refused("credentials", account=True)),
+        "a wrong password": (
+            reply(403, "Authorization failed for sendsms"),
+            Refused("credentials", about=About.ACCOUNT),
+        ),
         "400 that speaks of something else": (reply(400, "Validity field misformed"), Refused("unrecognised")),
         "black-listed": (
             reply(400, "Number(s) has/have been denied by white- and/or black-lists."),
             Refused("unrecognised"),
         ),
-        "not the address of sendsms": (reply(404, "Unknown request."), Refused("configuration", account=True)),
+        "not the address of sendsms": (reply(404, "Unknown request."), Refused("configuration", about=About.ACCOUNT)),
         "it cannot now": (reply(503, TEMPORAL_FAILURE), Unavailable("temporal_failure")),
     },
     without_id={

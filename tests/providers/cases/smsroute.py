@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import httpx
 
-from service.domain.outcome import Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
+from service.domain.outcome import About, Accepted, Outcome, Refused, Rejected, Throttled, Unavailable, Unknown
 from service.domain.receipt import Receipt, ReceiptStatus
 from service.providers.adapter import Account, Callback
 from service.providers.smsroute import CODES, NOTHING_STORED, STATUSES
@@ -75,11 +75,11 @@ ANSWERS: dict[str, tuple[httpx.Response, Outcome]] = {
         Accepted("msg_7"),
     ),
     "the longest id": (httpx.Response(200, json={"message_id": "x" * 128}), Accepted("x" * 128)),
-    "wrong key": (problem(401, "unauthorized"), Refused("credentials", "unauthorized", account=True)),
-    "wrong key, said by a proxy": (httpx.Response(401, text="<html>"), Refused("credentials", account=True)),
+    "wrong key": (problem(401, "unauthorized"), Refused("credentials", "unauthorized", about=About.ACCOUNT)),
+    "wrong key, said by a proxy": (httpx.Response(401, text="<html>"), Refused("credentials", about=About.ACCOUNT)),
     "the code counts more than the status": (
         problem(403, "recipient_opted_out"),
-        Rejected("opted_out", "recipient_opted_out"),
+        Rejected("opted_out", "recipient_opted_out", about=About.RECIPIENT),
     ),
     "an unknown code of a 400": (problem(400, "not_json"), Refused("unrecognised", "not_json")),
     "a code that is no code": (httpx.Response(422, json={"code": {"a": [1]}}), Refused("unrecognised")),
@@ -87,9 +87,13 @@ ANSWERS: dict[str, tuple[httpx.Response, Outcome]] = {
     "a 4xx nobody documents": (httpx.Response(418), Refused("unrecognised")),
     "a redirect": (
         httpx.Response(307, headers={"Location": "https://elsewhere.example"}),
-        Refused("configuration", account=True),
+        Refused("configuration", about=About.ACCOUNT),
     ),
     "429 with Retry-After": (problem(429, "rate_limited", Retry_After="7"), Throttled(7.0)),
+    "429 that names a code": (
+        problem(429, "unknown_sender", Retry_After="7"),
+        Refused("sender_not_registered", "unknown_sender", About.SENDER),
+    ),
     "429 with Retry-After 0": (problem(429, "rate_limited", Retry_After="0"), Throttled(0.0)),
     "429 without Retry-After": (problem(429, "rate_limited"), Throttled(None)),
     "429 with a date": (problem(429, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT"), Throttled(None)),
@@ -112,40 +116,41 @@ ANSWERS: dict[str, tuple[httpx.Response, Outcome]] = {
 }
 
 BULK_ERRORS: dict[str, Outcome] = {
-    "number_too_short": Rejected("invalid_number", "number_too_short"),
-    "recipient_opted_out": Rejected("opted_out", "recipient_opted_out"),
+    "number_too_short": Rejected("invalid_number", "number_too_short", about=About.RECIPIENT),
+    "recipient_opted_out": Rejected("opted_out", "recipient_opted_out", about=About.RECIPIENT),
     "duplicate_recipient": Rejected("duplicate_recipient", "duplicate_recipient"),
-    "unknown_sender": Refused("sender_not_registered", "unknown_sender"),
+    "unknown_sender": Refused("sender_not_registered", "unknown_sender", About.SENDER),
     "never_seen": Refused("unrecognised", "never_seen"),
 }
 
 PINNED: dict[Code, Outcome] = {
-    "invalid_number": Rejected("invalid_number", "invalid_number"),
-    "number_missing_plus": Rejected("invalid_number", "number_missing_plus"),
-    "number_bad_characters": Rejected("invalid_number", "number_bad_characters"),
-    "number_unknown_country_code": Rejected("invalid_number", "number_unknown_country_code"),
-    "number_too_short": Rejected("invalid_number", "number_too_short"),
-    "number_too_long": Rejected("invalid_number", "number_too_long"),
-    "recipient_opted_out": Rejected("opted_out", "recipient_opted_out"),
+    "invalid_number": Rejected("invalid_number", "invalid_number", about=About.RECIPIENT),
+    "number_missing_plus": Rejected("invalid_number", "number_missing_plus", about=About.RECIPIENT),
+    "number_bad_characters": Rejected("invalid_number", "number_bad_characters", about=About.RECIPIENT),
+    "number_unknown_country_code": Rejected("invalid_number", "number_unknown_country_code", about=About.RECIPIENT),
+    "number_too_short": Rejected("invalid_number", "number_too_short", about=About.RECIPIENT),
+    "number_too_long": Rejected("invalid_number", "number_too_long", about=About.RECIPIENT),
+    "recipient_opted_out": Rejected("opted_out", "recipient_opted_out", about=About.RECIPIENT),
     "content_rejected": Rejected("content_rejected", "content_rejected"),
     "message_too_long": Rejected("message_too_long", "message_too_long"),
     "duplicate_recipient": Rejected("duplicate_recipient", "duplicate_recipient"),
     "no_valid_recipients": Rejected("invalid_number", "no_valid_recipients"),
-    "unknown_sender": Refused("sender_not_registered", "unknown_sender"),
-    "sender_not_registered": Refused("sender_not_registered", "sender_not_registered"),
-    "traffic_mismatch": Refused("sender_not_registered", "traffic_mismatch"),
-    "insufficient_funds": Refused("funds", "insufficient_funds", account=True),
+    "unknown_sender": Refused("sender_not_registered", "unknown_sender", About.SENDER),
+    "sender_not_registered": Refused("sender_not_registered", "sender_not_registered", About.SENDER),
+    "traffic_mismatch": Refused("sender_not_registered", "traffic_mismatch", About.SENDER),
+    "insufficient_funds": Refused("funds", "insufficient_funds", about=About.ACCOUNT),
     "idempotency_key_reused": Unknown("idempotency_key_reused"),
     "overloaded": Unavailable("overloaded"),
-    401: Refused("credentials", account=True),
-    402: Refused("funds", account=True),
+    401: Refused("credentials", about=About.ACCOUNT),
+    402: Refused("funds", about=About.ACCOUNT),
     403: Refused("forbidden"),
-    404: Refused("configuration", account=True),
-    405: Refused("configuration", account=True),
+    404: Refused("configuration", about=About.ACCOUNT),
+    405: Refused("configuration", about=About.ACCOUNT),
     408: Unknown("http_408"),
     409: Unknown("http_409"),
-    413: Refused("configuration", account=True),
-    415: Refused("configuration", account=True),
+    413: Refused("configuration", about=About.ACCOUNT),
+    415: Refused("configuration", about=About.ACCOUNT),
+    429: Throttled(),
 }
 
 
@@ -264,9 +269,9 @@ CASE = Case(
         "a body that lacks something": (problem(422, "invalid_request"), None),
         "the same by another status": (problem(400, "missing_field"), None),
         "a number that is none": (problem(422, "invalid_number"), None),
-        "a wrong key": (problem(401, "unauthorized"), Refused("credentials", "unauthorized", account=True)),
+        "a wrong key": (problem(401, "unauthorized"), Refused("credentials", "unauthorized", about=About.ACCOUNT)),
         "a key that may not send": (problem(403, "scope_missing"), Refused("forbidden", "scope_missing")),
-        "no money": (problem(422, "insufficient_funds"), Refused("funds", "insufficient_funds", account=True)),
+        "no money": (problem(422, "insufficient_funds"), Refused("funds", "insufficient_funds", about=About.ACCOUNT)),
         "422 without a code": (problem(422), Refused("unrecognised")),
         "a rejection by another status": (problem(403, "invalid_number"), Refused("unrecognised", "invalid_number")),
         "too fast": (problem(429, "rate_limited", Retry_After="7"), Throttled(7.0)),
@@ -332,13 +337,13 @@ CASE = Case(
                     {"field": "recipients.1", "code": "recipient_opted_out"},
                     {"field": "recipients.0", "code": "number_too_long"},
                 ),
-                Rejected("invalid_number", "number_too_long"),
-                Rejected("opted_out", "recipient_opted_out"),
+                Rejected("invalid_number", "number_too_long", about=About.RECIPIENT),
+                Rejected("opted_out", "recipient_opted_out", about=About.RECIPIENT),
             ),
             "not said of each": (
                 all_bad({"field": "recipients.1", "code": "recipient_opted_out"}, "no", {}, {"field": []}),
                 Rejected("invalid_number", "no_valid_recipients"),
-                Rejected("opted_out", "recipient_opted_out"),
+                Rejected("opted_out", "recipient_opted_out", about=About.RECIPIENT),
             ),
             "said without a code": (
                 all_bad({"field": "recipients.0"}),
