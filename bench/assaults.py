@@ -34,6 +34,13 @@ WHERE clients.name = 'others'
 _NOT_AT_ONCE: Final = """
 SELECT count(DISTINCT message_id) FROM attempts WHERE provider = 'primary' AND (outcome = 'unavailable' OR calls > 1)
 """
+_NEVER: Final = """
+SELECT count(*) FROM messages AS m
+WHERE recipient LIKE '+1%' AND NOT EXISTS (SELECT FROM attempts AS a WHERE a.message_id = m.id)
+"""
+_NO_RECEIPT: Final = """
+SELECT count(*) FROM messages WHERE status = 'sent' AND sent_at < now() - interval '1 second'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,14 @@ def half_sends(stage: Stage) -> AbstractAsyncContextManager[None]:
 def half_previews(stage: Stage) -> AbstractAsyncContextManager[None]:
     """The same with 510 previews."""
     return _half(stage, "/v1/messages/preview", 510)
+
+
+@asynccontextmanager
+async def half_receipts(stage: Stage) -> AsyncIterator[None]:
+    """The same with 510 receipts, for which nobody needs a key."""
+    async with _half(stage, "/v1/receipts/primary/none", 510):
+        yield
+        stage.facts["bystanders' receipts not taken"] = await stage.world.count(_NO_RECEIPT)
 
 
 @asynccontextmanager
@@ -157,10 +172,10 @@ def _sends(stage: Stage, sender: str, to: str = "{to}") -> Plan:
     return Plan(f"{stage.world.url}/v1/send", stage.world.headers["others"], body, 8, stage.seconds + 1, rate=40)
 
 
-def wrong_keys(stage: Stage) -> AbstractAsyncContextManager[None]:
-    """1,100 connections, each with a new wrong key as soon as the last was refused."""
-    plan = replace(_sends(stage, "MyApp"), headers={"Authorization": "Bearer smsk_{n}"}, connections=1_100, rate=None)
-    return _loads(stage, [plan])
+def wrong_keys(stage: Stage, per_s: float | None = None) -> AbstractAsyncContextManager[None]:
+    """1,100 connections, each with a new wrong key as soon as the last was refused, or so many a second in all."""
+    headers = {"Authorization": "Bearer smsk_{n}"}
+    return _loads(stage, [replace(_sends(stage, "MyApp"), headers=headers, connections=1_100, rate=per_s)])
 
 
 @asynccontextmanager
@@ -199,7 +214,8 @@ async def slow_provider(stage: Stage) -> AsyncIterator[None]:
     plans = [_sends(stage, sender, "+447700900123") for sender in ("MyAppOTP", "MyApp", "MyAppPromo")]
     async with _loads(stage, [replace(plan, seconds=plan.seconds + 4) for plan in plans], ahead_s=5):
         yield
-    stage.facts["not submitted at once"] = await stage.world.count(_NOT_AT_ONCE)
+        stage.facts["not submitted at once"] = await stage.world.count(_NOT_AT_ONCE)
+        stage.facts["not yet submitted"] = await stage.world.count(_NEVER)
 
 
 # Many rows.

@@ -59,9 +59,11 @@ _SLOW: Final = (
     + """
 providers: {{primary: {primary}, slow: {slow}}}
 routes: [{{countries: [GB], providers: [slow], hlr: "off"}}, {{providers: [primary], hlr: "off"}}]
-deliver: {{lease_s: 30}}
+deliver: {{lease_s: 30LANES}}
 """
 )
+_NARROW: Final = _SLOW.replace("LANES", "")
+_WIDE: Final = _SLOW.replace("LANES", ", lanes: {{otp: 400, transactional: 400, marketing: 400}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +76,18 @@ class Attack:
     providers: tuple[str, ...] = ("primary",)
     provider: str = "primary"
     senders: tuple[str, ...] = ("MyAppOTP",)
+    slow_pace: str = ", timeout_s: 25"
     before: Callable[[Stage], Awaitable[None]] | None = None
 
 
 _throttled = partial(Attack, wanted=frozenset({"otps"}), config=_THROTTLING, providers=(), provider="twilio")
+_slow = partial(
+    Attack,
+    assaults.slow_provider,
+    frozenset(),
+    providers=("primary", "slow"),
+    senders=("MyAppOTP", "MyApp", "MyAppPromo"),
+)
 ATTACKS: Final = {
     "trailers": Attack(assaults.trailers, frozenset({"memory", "otps"})),
     "chunk_extensions": Attack(assaults.chunk_extensions, frozenset({"memory", "otps"})),
@@ -85,19 +95,16 @@ ATTACKS: Final = {
     "receiver_endless": Attack(assaults.receiver_endless, frozenset({"memory"})),
     "half_sends": Attack(assaults.half_sends, frozenset({"otps"})),
     "half_previews": Attack(assaults.half_previews, frozenset({"otps", "reads"})),
+    "half_receipts": Attack(assaults.half_receipts, frozenset({"otps"})),
     "endpoint_tests": Attack(assaults.endpoint_tests, frozenset({"otps", "reads"})),
     "wrong_keys": Attack(assaults.wrong_keys, frozenset({"otps"})),
+    "wrong_keys_paced": Attack(partial(assaults.wrong_keys, per_s=1_000), frozenset({"otps"})),
     "reads_24": Attack(partial(assaults.reads, connections=24), frozenset({"otps"}), before=assaults.fill),
     "reads_60": Attack(partial(assaults.reads, connections=60), frozenset({"otps"}), before=assaults.fill),
     "sender_throttled": _throttled(assaults.sender_throttled),
     "recipient_throttled": _throttled(assaults.recipient_throttled),
-    "slow_provider": Attack(
-        assaults.slow_provider,
-        frozenset(),
-        config=_SLOW,
-        providers=("primary", "slow"),
-        senders=("MyAppOTP", "MyApp", "MyAppPromo"),
-    ),
+    "slow_provider": _slow(config=_NARROW),
+    "slow_provider_wide": _slow(config=_WIDE, slow_pace=", timeout_s: 25, max_in_flight: 300"),
     "many_keys": Attack(assaults.many_keys, frozenset()),
 }
 
@@ -147,8 +154,7 @@ async def _run(attack: Attack, options: argparse.Namespace) -> Outcome:
         hostile = process(arguments, f"http://127.0.0.1:{ports[0]}/count", folder / "hostile.log")
         (await stack.enter_async_context(hostile)).nice(NICE)
         config = attack.config.replace("HOSTILE", str(ports[0]))
-        paces = {"slow": ", max_in_flight: 1000, timeout_s: 25"}
-        made = a_world(folder, config, attack.providers, paces=paces, parts=_PARTS)
+        made = a_world(folder, config, attack.providers, paces={"slow": attack.slow_pace}, parts=_PARTS)
         world = await stack.enter_async_context(made)
         stage = Stage(world, ports, options.seconds, options.rows)
         operator = await a_key(world, "operator", "operator")
