@@ -34,6 +34,9 @@ WHERE clients.name = 'others'
 _NOT_AT_ONCE: Final = """
 SELECT count(DISTINCT message_id) FROM attempts WHERE provider = 'primary' AND (outcome = 'unavailable' OR calls > 1)
 """
+_SLOW_CALLS: Final = """
+SELECT concat_ws(' ', outcome, reason), count(*) FROM attempts WHERE provider = 'slow' GROUP BY 1
+"""
 _NEVER: Final = """
 SELECT count(*) FROM messages AS m
 WHERE recipient LIKE '+1%' AND NOT EXISTS (SELECT FROM attempts AS a WHERE a.message_id = m.id)
@@ -212,9 +215,11 @@ async def slow_provider(stage: Stage) -> AsyncIterator[None]:
     control = f"http://127.0.0.1:{stage.world.ports['slow'] + 10}/faults"
     (await stage.world.http.put(control, json={"fault": "none", "latency_s": 20})).raise_for_status()
     plans = [_sends(stage, sender, "+447700900123") for sender in ("MyAppOTP", "MyApp", "MyAppPromo")]
-    async with _loads(stage, [replace(plan, seconds=plan.seconds + 4) for plan in plans], ahead_s=5):
+    async with _loads(stage, [replace(plan, seconds=plan.seconds + 4, rate=60) for plan in plans], ahead_s=5):
         yield
         stage.facts["not submitted at once"] = await stage.world.count(_NOT_AT_ONCE)
+        for outcome, number in await stage.world.fetch(_SLOW_CALLS):
+            stage.facts[f"slow: {outcome or 'under way'}"] = number
         stage.facts["not yet submitted"] = await stage.world.count(_NEVER)
 
 

@@ -62,8 +62,8 @@ routes: [{{countries: [GB], providers: [slow], hlr: "off"}}, {{providers: [prima
 deliver: {{lease_s: 30LANES}}
 """
 )
-_NARROW: Final = _SLOW.replace("LANES", "")
-_WIDE: Final = _SLOW.replace("LANES", ", lanes: {{otp: 400, transactional: 400, marketing: 400}}")
+_USUAL_LANES: Final = _SLOW.replace("LANES", "")
+_WIDE_LANES: Final = _SLOW.replace("LANES", ", lanes: {{otp: 400, transactional: 400, marketing: 400}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,9 @@ ATTACKS: Final = {
     "reads_60": Attack(partial(assaults.reads, connections=60), frozenset({"otps"}), before=assaults.fill),
     "sender_throttled": _throttled(assaults.sender_throttled),
     "recipient_throttled": _throttled(assaults.recipient_throttled),
-    "slow_provider": _slow(config=_NARROW),
-    "slow_provider_wide": _slow(config=_WIDE, slow_pace=", timeout_s: 25, max_in_flight: 300"),
+    "slow_provider": _slow(config=_USUAL_LANES),
+    "slow_fills_lanes": _slow(config=_USUAL_LANES, slow_pace=", timeout_s: 25, max_in_flight: 1000"),
+    "slow_fills_pool": _slow(config=_WIDE_LANES, slow_pace=", timeout_s: 25, max_in_flight: 600"),
     "many_keys": Attack(assaults.many_keys, frozenset()),
 }
 
