@@ -105,6 +105,11 @@ def half_previews(stage: Stage) -> AbstractAsyncContextManager[None]:
     return _half(stage, "/v1/messages/preview", 510)
 
 
+def half_bulks(stage: Stage) -> AbstractAsyncContextManager[None]:
+    """The same with 40 bulks."""
+    return _half(stage, "/v1/send/bulk", 40)
+
+
 @asynccontextmanager
 async def half_receipts(stage: Stage) -> AsyncIterator[None]:
     """The same with 510 receipts, for which nobody needs a key."""

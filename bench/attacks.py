@@ -1,9 +1,10 @@
 """What others have while the gateway is attacked: `python -m bench.attacks [--only NAME ...] [--seconds 8] [--json]`.
 
-Another client sends OTPs, reads its list, and an operator reads his: first with nothing else going on, then under each
-attack. For each attack a system of its own: PostgreSQL, `serve`, `worker`, simulated or hostile peers, all on loopback.
-Shown are the p99 of the accept over HTTP and of the wait from there to the provider's ledger, idle and under attack;
-what was no 2xx or never came; how late the loop of `serve` was, at most; and the most memory (rss) of either process.
+Another client sends OTPs and lists its messages, and an operator lists the providers: first with nothing else going on,
+then under each attack. For each attack a system of its own: PostgreSQL, `serve`, `worker`, simulated or hostile peers,
+all on loopback. Shown are the p99 of the accept over HTTP, of the wait from there to the provider's ledger, and of the
+lists (`half_bulks`: of bulks); what was no 2xx or never came; how late the loop of `serve` was, at most; and the most
+memory (rss) of either process.
 
 Wanted: at most 130 MB and three times the idle p99, and no OTP refused, each where the attack is aimed at that. What is
 not kept is said, and ends with exit code 1 unless `--report-only` is given. Callers that attack run at a lower
@@ -25,7 +26,7 @@ from typing import Final
 
 from bench import assaults
 from bench.assaults import Doing, Stage
-from bench.bystanders import Bystanders, Observed, a_key, weighed
+from bench.bystanders import Bystanders, Observed, Request, a_key, weighed
 from bench.callers import NICE
 from bench.gateway import free_port, process
 from bench.hostile import THROTTLED_SENDER
@@ -68,7 +69,7 @@ _WIDE_LANES: Final = _SLOW.replace("LANES", ", lanes: {{otp: 400, transactional:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """What is done, and what must hold meanwhile: `memory`, `otps`, `reads`. Bystanders send by `provider`."""
+    """What is done, and what must hold meanwhile: `memory`, `otps`, `others` (none refused). Bystanders send by `provider`."""
 
     does: Doing
     wanted: frozenset[str]
@@ -94,9 +95,10 @@ ATTACKS: Final = {
     "receiver_trailers": Attack(assaults.receiver_trailers, frozenset({"memory"})),
     "receiver_endless": Attack(assaults.receiver_endless, frozenset({"memory"})),
     "half_sends": Attack(assaults.half_sends, frozenset({"otps"})),
-    "half_previews": Attack(assaults.half_previews, frozenset({"otps", "reads"})),
+    "half_previews": Attack(assaults.half_previews, frozenset({"otps", "others"})),
+    "half_bulks": Attack(assaults.half_bulks, frozenset({"otps", "others"})),
     "half_receipts": Attack(assaults.half_receipts, frozenset({"otps"})),
-    "endpoint_tests": Attack(assaults.endpoint_tests, frozenset({"otps", "reads"})),
+    "endpoint_tests": Attack(assaults.endpoint_tests, frozenset({"otps", "others"})),
     "wrong_keys": Attack(assaults.wrong_keys, frozenset({"otps"})),
     "wrong_keys_paced": Attack(partial(assaults.wrong_keys, per_s=1_000), frozenset({"otps"})),
     "reads_24": Attack(partial(assaults.reads, connections=24), frozenset({"otps"}), before=assaults.fill),
@@ -141,9 +143,17 @@ class Outcome:
             found += [f"{what} took {of:.1f} times as long" for what, of in times.items() if not of <= MOST_TIMES]
             if self.under.sends.bad or self.under.lost:
                 found.append(f"OTPs were refused {dict(self.under.sends.bad)} or lost ({self.under.lost})")
-        if "reads" in wanted and self.under.reads.bad:
-            found.append(f"reads of others were refused {dict(self.under.reads.bad)}")
+        if "others" in wanted and self.under.others.bad:
+            found.append(f"other requests of bystanders were refused {dict(self.under.others.bad)}")
         return found
+
+
+def _others(attack: Attack, operator: dict[str, str], mine: dict[str, str]) -> list[Request]:
+    """What bystanders ask besides: lists, or bulks where those are attacked."""
+    if attack.does is assaults.half_bulks:
+        body = {"from": "MyAppPromo", "message": "We open at nine.", "recipients": ["+15555550100", "+15555550101"]}
+        return [Request("/v1/send/bulk", mine, body)]
+    return [Request("/v1/admin/providers", operator), Request("/v1/messages", mine)]
 
 
 async def _run(attack: Attack, options: argparse.Namespace) -> Outcome:
@@ -159,8 +169,9 @@ async def _run(attack: Attack, options: argparse.Namespace) -> Outcome:
         world = await stack.enter_async_context(made)
         stage = Stage(world, ports, options.seconds, options.rows)
         operator = await a_key(world, "operator", "operator")
-        lists = (("/v1/admin/providers", operator), ("/v1/messages", world.headers["mine"]))
-        bystanders = Bystanders(world, attack.provider, attack.senders, lists)
+        bystanders = Bystanders(
+            world, attack.provider, attack.senders, _others(attack, operator, world.headers["mine"])
+        )
         if attack.before is not None:
             await attack.before(stage)
         await bystanders.observe(3)  # warm up
@@ -177,11 +188,11 @@ def _show(name: str, found: Outcome, broken: list[str]) -> None:
         f"{name:>19}  {idle.sends.p99_ms():>7.1f} {under.sends.p99_ms():>8.1f} {found.accept_times:>6.1f}"
         f"  {idle.wait_p99_ms():>7.1f} {under.wait_p99_ms():>8.1f} {found.wait_times:>6.1f}"
         f"  {under.sends.bad.total():>4}/{len(under.sends.seconds):<4} {under.lost:>4}"
-        f"  {idle.reads.p99_ms():>7.1f} {under.reads.p99_ms():>8.1f} {under.reads.bad.total():>4}"
+        f"  {idle.others.p99_ms():>7.1f} {under.others.p99_ms():>8.1f} {under.others.bad.total():>4}"
         f"  {idle.loop_s * 1000:>5.0f} {under.loop_s * 1000:>6.0f}"
         f"  {found.mb['serve']:>5.0f} {found.mb['worker']:>6.0f}  {found.load:>4.1f}"
     )
-    bad = {"OTPs": dict(under.sends.bad), "reads": dict(under.reads.bad)}
+    bad = {"OTPs": dict(under.sends.bad), "others": dict(under.others.bad)}
     facts = found.facts | {f"bad {what}": counted for what, counted in bad.items() if counted}
     if facts:
         print(f"{'':>19}  {', '.join(f'{what}: {fact}' for what, fact in facts.items())}")
@@ -190,7 +201,7 @@ def _show(name: str, found: Outcome, broken: list[str]) -> None:
 
 
 _HEADS: Final = (
-    f"{'':>19}  {'accept p99 ms':>23}  {'to provider p99 ms':>23}  {'not 2xx':>9} {'':>4}  {'reads p99 ms':>21}"
+    f"{'':>19}  {'accept p99 ms':>23}  {'to provider p99 ms':>23}  {'not 2xx':>9} {'':>4}  {'others p99 ms':>21}"
     f"  {'loop of serve':>12}  {'most MB':>12}\n"
     f"{'attack':>19}  {'idle':>7} {'under':>8} {'ratio':>6}  {'idle':>7} {'under':>8} {'ratio':>6}"
     f"  {'of':>9} {'lost':>4}  {'idle':>7} {'under':>8} {'bad':>4}"
@@ -222,9 +233,9 @@ def _figures(found: dict[str, Outcome]) -> dict[str, float]:
             figures |= {
                 f"{name}_{when}_accept_p99_ms": seen.sends.p99_ms(),
                 f"{name}_{when}_to_provider_p99_ms": seen.wait_p99_ms(),
-                f"{name}_{when}_reads_p99_ms": seen.reads.p99_ms(),
+                f"{name}_{when}_others_p99_ms": seen.others.p99_ms(),
                 f"{name}_{when}_refused": seen.sends.bad.total(),
-                f"{name}_{when}_reads_refused": seen.reads.bad.total(),
+                f"{name}_{when}_others_refused": seen.others.bad.total(),
                 f"{name}_{when}_lost": seen.lost,
                 f"{name}_{when}_loop_ms": seen.loop_s * 1000,
             }

@@ -24,10 +24,19 @@ from bench.world import World, a_number
 PATIENCE_S: Final = 10.0
 """After it a caller gives up. What has not come to the provider after half of it counts as lost."""
 _SENDS_PER_S: Final = 20
-_READS_PER_S: Final = 4
+_OTHERS_PER_S: Final = 4
 _EVERY_S: Final = 0.05
 _TOO_MUCH_MB: Final = 4_000
 _PARTS: Final = ("serve", "worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a bystander asks beside the sends; `json` makes it a POST."""
+
+    path: str
+    headers: dict[str, str]
+    json: object = None
 
 
 @dataclass(slots=True)
@@ -44,14 +53,14 @@ class Answers:
 
 @dataclass(slots=True)
 class Observed:
-    """What bystanders had: OTPs (or what was to be sent), and reads of an operator and of a client.
+    """What bystanders had: OTPs (or what was to be sent), and other requests, e.g. the lists of an operator.
 
     `waits_s`: from the accept to the provider, infinite for what did not come. `loop_s`: how late the loop of `serve`
     was, at most, by the buckets of its metric; NaN where it did not tell.
     """
 
     sends: Answers = field(default_factory=Answers)
-    reads: Answers = field(default_factory=Answers)
+    others: Answers = field(default_factory=Answers)
     waits_s: list[float] = field(default_factory=list)
     loop_s: float = math.nan
 
@@ -66,15 +75,13 @@ class Observed:
 
 
 class Bystanders:
-    """They send with `senders` in turn through `provider`, and read."""
+    """They send with `senders` in turn through `provider`, and make the other requests in turn."""
 
-    def __init__(
-        self, world: World, provider: str, senders: Sequence[str], reads: Sequence[tuple[str, dict[str, str]]]
-    ) -> None:
+    def __init__(self, world: World, provider: str, senders: Sequence[str], others: Sequence[Request]) -> None:
         self._world = world
         self._provider = provider
         self._senders = senders
-        self._reads = reads
+        self._others = others
 
     async def observe(self, seconds: float) -> Observed:
         """Each request goes out when it is due, whatever became of those before."""
@@ -84,7 +91,7 @@ class Bystanders:
             before = await _lags(http)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send_all(http, observed.sends, accepted, seconds))
-                group.create_task(self._read_all(http, observed.reads, seconds))
+                group.create_task(self._ask_all(http, observed.others, seconds))
             observed.waits_s = await self._waits_s(accepted)
             observed.loop_s = _latest_s(before, await _lags(http))
         return observed
@@ -104,11 +111,13 @@ class Bystanders:
             async for number in _turns(seconds, _SENDS_PER_S):
                 group.create_task(send(number))
 
-    async def _read_all(self, http: httpx.AsyncClient, answers: Answers, seconds: float) -> None:
+    async def _ask_all(self, http: httpx.AsyncClient, answers: Answers, seconds: float) -> None:
         async with asyncio.TaskGroup() as group:
-            async for number in _turns(seconds, _READS_PER_S):
-                path, headers = self._reads[number % len(self._reads)]
-                group.create_task(_timed(answers, http.get(path, headers=headers)))
+            async for number in _turns(seconds, _OTHERS_PER_S):
+                one = self._others[number % len(self._others)]
+                method = "GET" if one.json is None else "POST"
+                request = http.request(method, one.path, headers=one.headers, json=one.json)
+                group.create_task(_timed(answers, request))
 
     async def _waits_s(self, accepted: dict[str, datetime]) -> list[float]:
         ends_s = time.monotonic() + PATIENCE_S / 2
