@@ -69,7 +69,10 @@ _WIDE_LANES: Final = _SLOW.replace("LANES", ", lanes: {{otp: 400, transactional:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """What is done, and what must hold meanwhile: `memory`, `otps`, `others` (none refused). Bystanders send by `provider`."""
+    """What is done, and what must hold meanwhile: `memory`, `otps`, `others` (none of their requests is refused).
+
+    Bystanders send with `senders` in turn, and what they send goes by `provider`.
+    """
 
     does: Doing
     wanted: frozenset[str]
@@ -140,7 +143,7 @@ class Outcome:
             found += [f"{part} took {mb:.0f} MB" for part, mb in self.mb.items() if mb > MOST_MB]
         if "otps" in wanted:
             times = {"accepts": self.accept_times, "waits for the provider": self.wait_times}
-            found += [f"{what} took {of:.1f} times as long" for what, of in times.items() if not of <= MOST_TIMES]
+            found += [f"{what} took {of:.1f} times as long" for what, of in times.items() if of > MOST_TIMES]
             if self.under.sends.bad or self.under.lost:
                 found.append(f"OTPs were refused {dict(self.under.sends.bad)} or lost ({self.under.lost})")
         if "others" in wanted and self.under.others.bad:
