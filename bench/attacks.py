@@ -193,12 +193,13 @@ def _show(name: str, found: Outcome, broken: list[str]) -> None:
         f"  {under.sends.bad.total():>4}/{len(under.sends.seconds):<4} {under.lost:>4}"
         f"  {idle.others.p99_ms():>7.1f} {under.others.p99_ms():>8.1f} {under.others.bad.total():>4}"
         f"  {idle.loop_s * 1000:>5.0f} {under.loop_s * 1000:>6.0f}"
-        f"  {found.mb['serve']:>5.0f} {found.mb['worker']:>6.0f}  {found.load:>4.1f}"
+        f"  {found.mb['serve']:>5.0f} {found.mb['worker']:>6.0f}  {found.load:>4.1f}",
+        flush=True,
     )
     bad = {"OTPs": dict(under.sends.bad), "others": dict(under.others.bad)}
     facts = found.facts | {f"bad {what}": counted for what, counted in bad.items() if counted}
     if facts:
-        print(f"{'':>19}  {', '.join(f'{what}: {fact}' for what, fact in facts.items())}")
+        print(f"{'':>19}  {', '.join(f'{what}: {fact}' for what, fact in facts.items())}", flush=True)
     for what in broken:
         print(f"{'':>19}  NOT KEPT: {what}", flush=True)
 
@@ -220,7 +221,7 @@ async def _all(options: argparse.Namespace) -> tuple[dict[str, Outcome], dict[st
         try:
             async with asyncio.timeout(_LONGEST_S + options.rows / 1_000):
                 found[name] = await _run(ATTACKS[name], options)
-        except Exception as error:  # noqa: BLE001 - the others are to be tried all the same
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the others are to be tried all the same
             broken[name] = [f"the bench failed: {error!r}"]
             print(f"{name:>19}  {broken[name][0]}", flush=True)
         else:
