@@ -9,9 +9,12 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import httpx
 import psutil
+
+_ENDS_WITHIN_S: Final = 60.0
 
 
 def free_port() -> int:
@@ -54,9 +57,18 @@ async def process(
                         await asyncio.sleep(0.05)
             yield psutil.Process(process.pid)
         finally:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
+            await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Also where it hangs."""
+    if process.returncode is None:
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), timeout=_ENDS_WITHIN_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 async def command(words: str, environment: dict[str, str]) -> str:

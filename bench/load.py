@@ -14,6 +14,8 @@ from itertools import count, repeat
 from typing import cast
 from urllib.parse import urlsplit
 
+import psutil
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -149,11 +151,12 @@ async def _run(plan: Plan) -> Result:
     )
 
 
-async def measure(plan: Plan) -> Result:
-    """Run a plan in a process of its own."""
+async def measure(plan: Plan, *, nice: int = 0) -> Result:
+    """Run a plan in a process of its own, of that niceness."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.load", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
+    psutil.Process(process.pid).nice(nice)
     output, _ = await process.communicate(json.dumps(asdict(plan)).encode())
     return Result(**json.loads(output))
 

@@ -46,6 +46,8 @@ class World:
     folder: Path
     ports: dict[str, int]
     sink_url: str
+    settings: dict[str, str]
+    """What the gateway's commands have in their environment."""
 
     async def send(self, client: str, to: str, sender: str) -> datetime:
         """Send one message; when it was accepted."""
@@ -147,4 +149,4 @@ async def a_world(
             started = process(command_line, ready, folder / f"{part.name}.log", **settings, **own)
             (await stack.enter_async_context(started)).nice(part.nice)
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=60))
-        yield World(url, http, keys, dsn, folder, ports, sink_url)
+        yield World(url, http, keys, dsn, folder, ports, sink_url, settings)
