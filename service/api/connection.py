@@ -238,7 +238,10 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Answer what is under way, and close."""
         self._keeps = False
-        super().shutdown()
+        if self._gathering.left:
+            self._gathering.end()
+        else:
+            super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
         """End a connection that idles, even where it has not read its last answer."""
