@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from service.errors import MaybeSent
 from service.http import Transport
 from service.pipeline.trial import try_endpoint
 from service.runtime import Runtime, reopen_runtime
@@ -95,3 +96,13 @@ async def test_as_many_webhooks_as_are_allowed_have_a_connection_each(base: Runt
         hanging = await stack.enter_async_context(serving(then=hang))
         await stack.enter_async_context(_hanging(hanging, runtime.webhook_http, 300))
         assert hanging.connections == 300
+
+
+async def test_much_is_read_of_nobody(runtime: Runtime) -> None:
+    large = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000)
+    async with serving(large) as server:
+        for transport in (*runtime.provider_http.values(), runtime.lookup_http):
+            with pytest.raises(MaybeSent, match="ReplyTooLarge"):
+                await transport.send(post(server.url), timeout_s=30)
+        for transport in (runtime.webhook_http, runtime.trial_http):
+            assert (await transport.send(post(server.url), timeout_s=30)).content == b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import orjson
@@ -190,3 +191,20 @@ async def test_a_refused_body_frees_its_handler_at_once(noting: type[Noting]) ->
         assert statuses(await everything(reader)) == [400]
         await asyncio.wait_for(left.wait(), 10)
         assert not noting.gone.is_set()
+
+
+async def test_who_has_not_left_after_his_refusal_does_not_hold_up_the_end_of_the_server(noting: type[Noting]) -> None:
+    ended: list[bool] = []
+
+    async def answer(request: Request) -> JSONResponse:
+        return JSONResponse(len(await request.body()))
+
+    app = Starlette(routes=[Route("/", answer, methods=["POST"])])
+    async with AsyncExitStack() as stack, serve(app, connection=noting) as url:
+        reader, writer = await stack.enter_async_context(Caller(url).connected())
+        writer.write(HEAD + b"5\r\nhello\r\n")
+        await writer.drain()
+        writer.write(b"no chunk")
+        assert statuses(await everything(reader)) == [400]
+        stack.callback(lambda: ended.append(noting.gone.is_set()))
+    assert ended == [True]
