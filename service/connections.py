@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from aiohappyeyeballs import start_connection
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 Resolve: TypeAlias = Callable[[str], Awaitable[list[str]]]
 """The addresses that a name leads to."""
+Ask: TypeAlias = Callable[..., list[tuple[Any, ...]]]
+"""Of the form of `socket.getaddrinfo`."""
 
 # Many servers drop a connection that idles for 5 s. A request that meets the drop on its way is lost with an unknown
 # outcome, so idle connections go before that.
@@ -36,18 +39,35 @@ _NAMES_AT_ONCE: Final = 16
 _CLOSED_WITHIN_S: Final = 1.0
 
 
-def by_the_system() -> Resolve:
+def by_the_system(ask: Ask = socket.getaddrinfo) -> Resolve:
     """Names as this machine is told them, every address of each.
 
     It asks in threads of its own: a server of some names that is silent must not hold up those who ask for others, such
-    as a provider's, and uvloop has two for all.
+    as a provider's, and uvloop has two for all. They are daemons, so that it does not hold up the end of the process.
     """
-    threads = ThreadPoolExecutor(_NAMES_AT_ONCE, thread_name_prefix="names")
-    ask = partial(socket.getaddrinfo, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    places = asyncio.Semaphore(_NAMES_AT_ONCE)
+    asking = partial(ask, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
 
     async def resolve(host: str) -> list[str]:
-        found = await asyncio.get_running_loop().run_in_executor(threads, ask, host, None)
-        return [str(address[0]) for *_, address in found]
+        loop = asyncio.get_running_loop()
+        answer: Future[list[tuple[Any, ...]]] = Future()
+        answer.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                answer.set_result(asking(host, None))
+            except Exception as error:  # noqa: BLE001 - it is handed on
+                answer.set_exception(error)
+            with suppress(RuntimeError):  # the loop has ended before
+                loop.call_soon_threadsafe(places.release)
+
+        await places.acquire()
+        try:
+            threading.Thread(target=run, name="names", daemon=True).start()
+        except RuntimeError:  # there are too many threads
+            places.release()
+            raise
+        return [str(address[0]) for *_, address in await asyncio.wrap_future(answer)]
 
     return resolve
 
@@ -127,7 +147,7 @@ class Connections:
         idle = self._idle.get(origin)
         while idle:
             since_s, wire = idle.pop()
-            if wire.usable and self._loop.time() - since_s < self._keepalive_s:
+            if wire.still_usable and self._loop.time() - since_s < self._keepalive_s:
                 return wire
             wire.abort()
         return None

@@ -18,10 +18,17 @@ import httpx
 from service.connections import KEEPALIVE_S, Connections, Resolve, by_the_system
 from service.errors import MaybeSent, NotSent, TargetRefused
 from service.targets import Target, TargetPolicy
-from service.wire import MAX_REPLY_BYTES, Broke, Reply
+from service.wire import ANY_REPLY, Bounds, Broke, Reply
 
 _CODING: Final = b"content-encoding"
 _PACKED: Final = {b"gzip", b"x-gzip", b"deflate"}
+
+PROVIDER_REPLY: Final = Bounds(body_bytes=256 * 1024)
+"""What providers say of one message or number is below 4 KiB, and proxies' pages of errors are below 100 KiB. A
+thousand calls under way hold 256 MiB at the very most."""
+WEBHOOK_REPLY: Final = Bounds(head_bytes=16 * 1024, body_bytes=16 * 1024, rest_within_s=1.0)
+"""Of a stranger's server, whose status is all that counts. A short body is read, so that its connection can be used
+again."""
 
 
 def _permitted(policy: TargetPolicy, resolve: Resolve) -> Resolve:
@@ -44,7 +51,7 @@ class Transport:
 
     To be made inside the event loop. `max_connections` bounds how many requests are under way at once; `resolve`
     replaces the system's DNS, `ca_file` (PEM) the certificate authorities that are trusted. A connection that idles for
-    `keepalive_s` is closed.
+    `keepalive_s` is closed. `bounds` says how much of each reply is read.
     """
 
     def __init__(
@@ -55,8 +62,10 @@ class Transport:
         resolve: Resolve | None = None,
         ca_file: Path | None = None,
         keepalive_s: float = KEEPALIVE_S,
+        bounds: Bounds = ANY_REPLY,
     ) -> None:
         self._policy = policy
+        self._bounds = bounds
         self._connections = Connections(
             max_connections,
             resolve=_permitted(policy, resolve or by_the_system()),
@@ -73,7 +82,7 @@ class Transport:
         Raises:
             TargetRefused: the policy forbids the target. Nothing was sent.
             NotSent: no connection was had (refused, DNS, TLS, none free, too slow). Nothing was sent.
-            MaybeSent: it broke later, or the reply is unreadable or above 2 MiB.
+            MaybeSent: it broke later, or the reply is unreadable or beyond the bounds.
         """
         target = self._policy.target(request.url)
         message = _message(request, target)
@@ -82,8 +91,8 @@ class Transport:
             async with asyncio.timeout(timeout_s):
                 async with self._connections.taken(target.origin, connect_timeout_s) as wire:
                     connected = True
-                    reply = await wire.exchange(message)
-            return _response(reply, request)
+                    reply = await wire.exchange(message, self._bounds)
+            return _response(reply, request, self._bounds.body_bytes)
         except (Broke, OSError, ValueError, RuntimeError) as error:  # RuntimeError: uvloop, of sockets
             if connected:
                 raise MaybeSent(f"no usable reply: {_cause(error)}") from None
@@ -110,15 +119,17 @@ def _message(request: httpx.Request, target: Target) -> bytes:
     return b"%b\r\n\r\n%b" % (head, request.content)
 
 
-def _response(reply: Reply, request: httpx.Request) -> httpx.Response:
+def _response(reply: Reply, request: httpx.Request, max_body_bytes: int) -> httpx.Response:
     coding = b",".join(value for name, value in reply.headers if name.lower() == _CODING).strip().lower()
-    body = _unpacked(bytes(reply.body), coding) if reply.body and coding in _PACKED else bytes(reply.body)
+    body = bytes(reply.body)
+    if body and coding in _PACKED:
+        body = _unpacked(body, coding, max_body_bytes)
     # The body is unpacked by now. Left in place, the header would make httpx do it a second time.
     headers = [one for one in reply.headers if one[0].lower() != _CODING] if coding else reply.headers
     return httpx.Response(reply.status, headers=headers, content=body, request=request)
 
 
-def _unpacked(body: bytes, coding: bytes) -> bytes:
+def _unpacked(body: bytes, coding: bytes, max_bytes: int) -> bytes:
     """What some servers pack although it was asked for as it is.
 
     Raises:
@@ -128,10 +139,10 @@ def _unpacked(body: bytes, coding: bytes) -> bytes:
     headless = coding == b"deflate" and body[0] & 0x0F != zlib.DEFLATED
     unpacking = zlib.decompressobj(-zlib.MAX_WBITS if headless else zlib.MAX_WBITS | 32)
     try:
-        unpacked = unpacking.decompress(body, MAX_REPLY_BYTES + 1)
+        unpacked = unpacking.decompress(body, max_bytes + 1)
     except zlib.error:
         raise Broke("ContentEncoding") from None
-    if len(unpacked) > MAX_REPLY_BYTES:
+    if len(unpacked) > max_bytes:
         raise Broke("ReplyTooLarge")
     if not unpacking.eof or unpacking.unused_data:
         raise Broke("ContentEncoding")

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Final
 
 from service import hlr, providers
 from service.domain.keyring import Keyring
 from service.domain.message import Traffic
 from service.errors import ConfigurationError
 from service.hlr.source import HlrAccount, HlrSource
-from service.http import Transport
+from service.http import PROVIDER_REPLY, WEBHOOK_REPLY, Transport
 from service.metrics import Metrics
 from service.providers.adapter import Account, Adapter
 from service.pulse import Pulse
@@ -37,6 +38,10 @@ from service.storage.suppressions import SuppressionStore
 from service.storage.upkeep import Upkeep
 from service.targets import TargetPolicy
 from service.tracing import Tracing
+
+_CALLS_AT_ONCE: Final = 1024
+"""More than the calls to a provider, or its look-ups, that are ever under way: others bound those, not its pool."""
+_TRIALS_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +90,10 @@ class Runtime:
     bell: Bell
     providers: Mapping[str, ProviderAccount]
     hlr_source: HlrSource | None
-    provider_http: Transport
+    provider_http: Mapping[str, Transport]
+    lookup_http: Transport
     webhook_http: Transport
+    trial_http: Transport
     issuer_http: Mapping[str, Transport]
     webhook_policy: TargetPolicy
 
@@ -192,11 +199,21 @@ def _assemble(stack: AsyncExitStack, settings: Settings, shared: _Shared) -> Run
         bell=shared.bell,
         providers=accounts,
         hlr_source=hlr_source,
-        provider_http=opened(Transport(TargetPolicy.trusting(), max_connections=512)),
-        webhook_http=opened(Transport(policy)),
+        provider_http={
+            name: opened(_provider_transport(max(_CALLS_AT_ONCE, one.settings.max_in_flight)))
+            for name, one in accounts.items()
+        },
+        lookup_http=opened(_provider_transport(_CALLS_AT_ONCE)),
+        webhook_http=opened(Transport(policy, max_connections=webhooks.concurrency, bounds=WEBHOOK_REPLY)),
+        trial_http=opened(Transport(policy, max_connections=_TRIALS_AT_ONCE, bounds=WEBHOOK_REPLY)),
         issuer_http={issuer.issuer: opened(_issuer_transport(issuer)) for issuer in config.auth.issuers},
         webhook_policy=policy,
     )
+
+
+def _provider_transport(calls_at_once: int) -> Transport:
+    """A pool for one use alone: who is slow there takes no connection from anybody else."""
+    return Transport(TargetPolicy.trusting(), max_connections=calls_at_once, bounds=PROVIDER_REPLY)
 
 
 def _issuer_transport(issuer: Issuer) -> Transport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, cast
@@ -13,14 +14,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from service.api.problems import answer
 from service.errors import Problem
+from service.framing import MOST_BEYOND_BYTES, beyond
 
 MOST_HEAD_BYTES: Final = 32 * 1024
 MOST_HEADERS: Final = 100
+"""The same of trailers, which are thrown away."""
 MOST_PIPELINED: Final = 32  # one read may bring 14,000 small requests
+MOST_DISCARDED_BYTES: Final = 16 * 1024 * 1024
+"""Read after an answer that ends its connection, so that a caller who is still writing a body gets to see it."""
 
 _NOT_HTTP: Final = Problem(400, "not_http", "This is no valid request of HTTP/1.1. Use a common client library.")
 _TOO_LARGE: Final = Problem(
     431, "head_too_large", f"Send at most {MOST_HEADERS} headers, and {MOST_HEAD_BYTES} bytes of URL and headers."
+)
+_FRAMING: Final = Problem(
+    400, "framing_too_large", "Send larger chunks, with few and short extensions and trailers, or a `Content-Length`."
 )
 
 # The parser takes what follows for another protocol, so the body would be lost.
@@ -37,26 +45,36 @@ class Connection(HttpToolsProtocol):
 
     within_s: ClassVar[float] = 30.0
     """Longer than what handlers allow a body, so that a slow one hears of it."""
+    lingers_s: ClassVar[float] = 5.0
+    """How long the rest of a request is thrown away that was answered before it was whole."""
     most: ClassVar[int] = 5_000
-    """Connections of a process; one more is closed at once."""
+    """Connections of a process. For one more, that is closed which has been without a whole request for longest."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.url, self.headers = b"", []
         self._received = 0
         """Bytes since the last request was whole: at least what the next one's head has."""
+        self._body_bytes = self._beyond_bytes = self._trailers = 0
+        self._head_is_whole = self._keeps = self._refused = False
         self._ends: asyncio.TimerHandle | None = None
+        # uvicorn's state of the server is what all its connections share.
+        self._waiting: OrderedDict[Connection, None] = vars(self.server_state).setdefault("waiting", OrderedDict())
+        """Those that no whole request is answered on, the oldest first."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
-        """Take a connection, unless there are too many."""
-        super().connection_made(cast("asyncio.Transport", _Gathering(transport, self._end_in_time)))
+        """Take a connection. Where there are too many, it is this one that goes only if all others are busy."""
+        self._gathering = _Gathering(transport, self._close)
+        super().connection_made(cast("asyncio.Transport", self._gathering))
+        self._waiting[self] = None
         if len(self.connections) > self.most:
-            self.transport.abort()
+            self._waiting.popitem(last=False)[0].transport.abort()
         self._end_in_time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         super().connection_lost(exc)
+        self._waiting.pop(self, None)
         if self._ends is not None:
             self._ends.cancel()
 
@@ -66,18 +84,34 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, as long as it is a request of sane size that comes in time."""
+        if self._gathering.left:
+            self._discard(data)
+            return
         before = self._newest
-        was_whole = before is not None and not before.more_body
+        in_body = before is not None and before.more_body
+        body_bytes = self._body_bytes
         self._received += len(data)
         super().data_received(data)
         newest = self._newest
-        if newest is not None and not newest.more_body and not (was_whole and newest is before):
+        if newest is not None and not newest.more_body and (in_body or newest is not before):
             self._received = 0
+            self._waiting.pop(self, None)
             self._go_on()
             return
-        if self._received > MOST_HEAD_BYTES and self._in_head() and not self.transport.is_closing():
+        if self.transport.is_closing():
+            pass
+        elif in_body and newest is before:
+            self._beyond_bytes = beyond(self._beyond_bytes, len(data), self._body_bytes - body_bytes)
+            if self._beyond_bytes > MOST_BEYOND_BYTES:
+                self._refuse(_FRAMING)
+        elif self._received > MOST_HEAD_BYTES and self._in_head():
             self._refuse(_TOO_LARGE)
         self._end_in_time()
+
+    def _discard(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > MOST_DISCARDED_BYTES:
+            self.transport.abort()
 
     def _go_on(self) -> None:
         """There is nothing to wait for any more, unless it is for the caller to read."""
@@ -95,6 +129,26 @@ class Connection(HttpToolsProtocol):
         """The newest request whose head is whole, with its answer. uvicorn's type says that there always is one."""
         return self.cycle
 
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._head_is_whole = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header. Trailers are thrown away: nobody has looked for them when he looks at the headers.
+
+        Raises:
+            HttpParserError: there are too many.
+        """
+        if not self._head_is_whole:
+            super().on_header(name, value)
+            if len(self.headers) <= MOST_HEADERS:
+                return
+        elif self._trailers < MOST_HEADERS:
+            self._trailers += 1
+            return
+        raise httptools.HttpParserError
+
     def on_headers_complete(self) -> None:
         """Begin with the request.
 
@@ -102,13 +156,33 @@ class Connection(HttpToolsProtocol):
             HttpParserError: it is not taken. uvicorn then calls `send_400_response`.
         """
         named = self.scope["named_headers"] = dict(self.headers)  # type: ignore[typeddict-unknown-key] # see `headers`
-        if len(self.headers) > MOST_HEADERS or (self._received > MOST_HEAD_BYTES and self._is_large()):
+        if self._received > MOST_HEAD_BYTES and self._is_large():
             raise httptools.HttpParserError
         if self.parser.should_upgrade() or len(self.pipeline) >= MOST_PIPELINED:
             raise httptools.HttpParserError
         if b"transfer-encoding" in named and self._codings() != [b"chunked"]:
             raise httptools.HttpParserError
+        self._head_is_whole, self._trailers, self._beyond_bytes = True, 0, 0
         super().on_headers_complete()
+        # Only what comes after a whole request can be told from it: an answer before that says that it is the last.
+        self._keeps, self.cycle.keep_alive = self.cycle.keep_alive, False
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        if not self.cycle.response_started:
+            self.cycle.keep_alive = self._keeps
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on with what was sent behind it; where that is nothing whole, the connection waits again."""
+        super().on_response_complete()
+        if not self.pipeline and (self.cycle.response_complete or self.cycle.more_body):
+            self._waiting[self] = None
 
     def _codings(self) -> list[bytes]:
         """Where there are several, two servers may see two ends of one request."""
@@ -122,12 +196,14 @@ class Connection(HttpToolsProtocol):
         """Refuse what is no request."""
         if self._in_head() and self._is_large():
             self._refuse(_TOO_LARGE)
+        elif self._trailers >= MOST_HEADERS:
+            self._refuse(_FRAMING)
         else:
             self._refuse(_UPGRADE if self.parser.should_upgrade() else _NOT_HTTP)
 
     def _refuse(self, problem: Problem) -> None:
         """Answer and close. Where earlier requests await their answers, only they are answered, and then it closes."""
-        newest = self._newest
+        newest, self._refused = self._newest, True
         if newest is not None and not newest.response_complete and (self._in_head() or self.pipeline):
             newest.keep_alive = False
             return
@@ -136,6 +212,36 @@ class Connection(HttpToolsProtocol):
         lines += [name + b": " + value for name, value in response.raw_headers]
         self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
         self.transport.close()
+
+    def _close(self) -> None:
+        """Close. Where a request is not whole yet, stop writing only, and throw the rest of it away for a while.
+
+        What comes on a closed connection is answered with a reset, which a caller who still writes may see in place of
+        his answer.
+        """
+        newest, lingers = self._newest, self._gathering.left
+        unread = self._refused or (newest is not None and newest.more_body and newest.response_started)
+        if not unread or lingers or self.transport.is_closing():
+            self._gathering.end()
+            self._end_in_time()
+            return
+        self._gathering.leave()
+        self._received = 0
+        if newest is not None and not newest.response_complete:
+            newest.disconnected = True
+            newest.message_event.set()
+        self.flow.resume_reading()
+        if self._ends is not None:
+            self._ends.cancel()
+        self._ends = self.loop.call_later(self.lingers_s, self.transport.abort)
+
+    def shutdown(self) -> None:
+        """Answer what is under way, and close."""
+        self._keeps = False
+        if self._gathering.left:
+            self._gathering.end()
+        else:
+            super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
         """End a connection that idles, even where it has not read its last answer."""
@@ -154,23 +260,38 @@ class Connection(HttpToolsProtocol):
 
 
 class _Gathering:
-    """A transport that writes at once what it is given within one turn of the event loop."""
+    """A transport that writes at once what it is given within one turn of the event loop.
+
+    `closing` is called when it is to be closed, and then calls `end`, or `leave` to go on reading: `left`.
+    """
 
     def __init__(self, transport: asyncio.Transport, closing: Callable[[], None]) -> None:
         self._transport = transport
         self._closing = closing
         self._call_soon = asyncio.get_running_loop().call_soon
         self._held: list[bytes] = []
+        self.left = False
 
     def write(self, data: bytes) -> None:
+        if self.left:
+            return
         if not self._held:
             self._call_soon(self._flush)
         self._held.append(data)
 
     def close(self) -> None:
         self._flush()
-        self._transport.close()
         self._closing()
+
+    def end(self) -> None:
+        self._transport.close()
+
+    def leave(self) -> None:
+        self.left = True
+        self._transport.write_eof()
+
+    def is_closing(self) -> bool:
+        return self.left or self._transport.is_closing()
 
     def _flush(self) -> None:
         if self._held:

@@ -21,7 +21,7 @@ class Lookup:
     def __init__(self, runtime: Runtime) -> None:
         self._numbers = runtime.numbers
         self._source = runtime.hlr_source
-        self._http = runtime.provider_http
+        self._http = runtime.lookup_http
         self._metrics = runtime.metrics
         self._tracing = runtime.tracing
         self._settings = runtime.config.hlr

@@ -285,7 +285,7 @@ class Submit:
         with self._tracing.submit(request, gate.account.name, attempt_id) as span:
             outcome: Outcome
             try:
-                response = await self._http.send(request, timeout_s=timeout_s)
+                response = await self._http[gate.account.name].send(request, timeout_s=timeout_s)
             except (NotSent, TargetRefused) as error:
                 span.fail(error)
                 outcome = Unavailable(str(error))

@@ -35,7 +35,7 @@ async def try_endpoint(runtime: Runtime, endpoint: Endpoint) -> Trial:
     if request is None:
         return Trial(webhook_id, delivered=False, http_status=None, error="secret_unreadable")
     try:
-        response = await runtime.webhook_http.send(request, timeout_s=runtime.config.webhooks.timeout_s)
+        response = await runtime.trial_http.send(request, timeout_s=runtime.config.webhooks.timeout_s)
     except HttpError as error:
         return Trial(webhook_id, delivered=False, http_status=None, error=f"{type(error).__name__}: {error}"[:200])
     status = response.status_code

@@ -52,6 +52,13 @@ class Server:
         finally:
             writer.close()
 
+    async def tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Each request its reply."""
+        for reply in self.replies:
+            await self.read(reader)
+            writer.write(reply)
+            await writer.drain()
+
     async def read(self, reader: asyncio.StreamReader) -> bytes:
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(
@@ -73,10 +80,7 @@ async def serving(
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for reply in server.replies:
-            await server.read(reader)
-            writer.write(reply)
-            await writer.drain()
+        await server.tell(reader, writer)
         for part in rest:
             writer.write(part)
             await asyncio.sleep(0)

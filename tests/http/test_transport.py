@@ -13,7 +13,7 @@ import pytest
 from service.errors import HttpError, MaybeSent, NotSent
 from service.http import Transport
 from service.targets import TargetPolicy
-from service.wire import MAX_REPLY_BYTES
+from service.wire import ANY_REPLY
 from tests.http.raw_server import (
     OK,
     Connection,
@@ -231,7 +231,7 @@ async def test_what_breaks_after_the_connection_may_have_been_sent(behaviour: Co
 
 
 async def test_a_reply_above_the_limit_may_have_been_sent_and_is_not_read_on() -> None:
-    size = MAX_REPLY_BYTES + 1
+    size = ANY_REPLY.body_bytes + 1
     reply = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
     async with serving(reply) as server, opened() as transport:
         with pytest.raises(MaybeSent, match="ReplyTooLarge"):
@@ -239,7 +239,7 @@ async def test_a_reply_above_the_limit_may_have_been_sent_and_is_not_read_on() -
 
 
 async def test_a_small_reply_that_unpacks_to_a_large_one_is_refused() -> None:
-    body = gzip.compress(bytes(MAX_REPLY_BYTES * 8))
+    body = gzip.compress(bytes(ANY_REPLY.body_bytes * 8))
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
     async with serving(head + body) as server, opened() as transport:
         with pytest.raises(MaybeSent, match="ReplyTooLarge"):

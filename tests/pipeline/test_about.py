@@ -69,7 +69,9 @@ async def make_twilio(make_world: MakeWorld) -> AsyncIterator[MakeTwilio]:
         adapter = Twilio(replace(ACCOUNT, base_url=f"http://127.0.0.1:{runner.addresses[0][1]}"))
         transports.append(Transport(TargetPolicy.trusting()))
         account = ProviderAccount("primary", world.runtime.providers["primary"].settings, adapter)
-        world.runtime = replace(world.runtime, providers={"primary": account}, provider_http=transports[-1])
+        world.runtime = replace(
+            world.runtime, providers={"primary": account}, provider_http={"primary": transports[-1]}
+        )
         world.submit = Submit(world.runtime)
         world.deliver = Deliver(world.runtime, world.lease, Screen(world.runtime, world.lookup), world.submit)
         return world, messages

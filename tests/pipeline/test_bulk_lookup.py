@@ -44,7 +44,7 @@ class AllOrNobody:
 @pytest.fixture
 async def runtime(postgres: str, template: str) -> AsyncIterator[Runtime]:
     async with migrated_database(postgres, template) as dsn, open_gateway(CONFIG, dsn, Environment()) as opened:
-        yield replace(opened, provider_http=cast("Transport", AllOrNobody()))
+        yield replace(opened, lookup_http=cast("Transport", AllOrNobody()))
 
 
 async def test_forty_numbers_are_looked_up_at_once_and_each_costs_once(runtime: Runtime) -> None:

@@ -201,7 +201,8 @@ class World:
             queue=self.queue,
             providers=accounts,
             hlr_source=SmsRouteHlr(HLR_ACCOUNT) if config.hlr.provider else None,
-            provider_http=self.http,
+            provider_http=dict.fromkeys(accounts, self.http),
+            lookup_http=self.http,
         )
         self.database = base.database
         self.lease = Lease(self.runtime)

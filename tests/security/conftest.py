@@ -1,14 +1,27 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import httpx
 import pytest
+import uvloop
 
 from service.app import create_app
 from service.runtime import Runtime
 from tests.api.client import CONFIG
 from tests.gateway import make_key, migrated_database, open_gateway, serve
+
+_OF_CONNECTIONS = {"test_wire.py", "test_wire_bounds.py", "test_places.py"}
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """`serve` runs on uvloop, and on asyncio where there is none: they differ in how connections end."""
+    del config
+    plain = {"asyncio": asyncio.new_event_loop}
+    return plain | {"uvloop": uvloop.new_event_loop} if item.path.name in _OF_CONNECTIONS else plain
 
 
 @pytest.fixture(scope="module")

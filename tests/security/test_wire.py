@@ -215,22 +215,3 @@ async def test_a_caller_who_reads_gets_a_large_answer_whole() -> None:
     async with server.up() as caller:
         answer = await caller.says(_post(b"Connection: close", path=b"/large"))
     assert len(answer) > LARGE
-
-
-async def test_one_connection_too_many_is_closed_and_the_others_stay() -> None:
-    class Few(Watched):
-        within_s = 30.0
-        most = 2
-
-    server = Server()
-    async with server.up(Few) as caller, caller.connected() as first, caller.connected() as second:
-        for reader, writer in (first, second):
-            writer.write(PLAIN)
-            assert b"yes" in await asyncio.wait_for(reader.readuntil(b"yes"), 10)
-        assert await caller.says(PLAIN) == b""
-        Few.gone = asyncio.Event()
-        second[1].close()
-        await asyncio.wait_for(Few.gone.wait(), 10)
-        assert statuses(await caller.says(_post(b"Connection: close"))) == [200]
-        first[1].write(PLAIN)
-        assert b"yes" in await asyncio.wait_for(first[0].readuntil(b"yes"), 10)
