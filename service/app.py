@@ -27,12 +27,14 @@ from service.api import (
     webhook_deliveries,
     webhooks,
 )
+from service.api.admission import Admission, read_turns
 from service.api.auth import Directory
 from service.api.context import Api
 from service.api.draft import Drafter
 from service.api.intake import RawRoute
 from service.api.middleware import Surround
 from service.api.openapi import document
+from service.api.readiness import Readiness
 from service.api.tokens import IssuerKeys, Tokens
 from service.pipeline.accept import Accept
 from service.pipeline.limits import Limits
@@ -63,9 +65,9 @@ _DESCRIPTION: Final = (
 )
 
 
-def create_app(runtime: Runtime) -> Served:
-    """The whole interface."""
-    return _serving(_assemble(_GATEWAY), runtime)
+def create_app(runtime: Runtime, admission: Admission | None = None) -> Served:
+    """The whole interface. `admission` says how many get in."""
+    return _serving(_assemble(_GATEWAY), runtime, admission)
 
 
 def create_worker_app(runtime: Runtime) -> Served:
@@ -86,7 +88,7 @@ class Served(Surround):
         Raises:
             StoreError: the API keys cannot be read. All stays as it was.
         """
-        api = _api(runtime)
+        api = _api(runtime, self._state.api.admission)
         # Or the first requests would wait, or fail where the database or an issuer of tokens is away just then.
         await api.directory.fill()
         api.directory.take_over(self._state.api.directory)
@@ -118,22 +120,24 @@ def _assemble(routers: tuple[APIRouter, ...]) -> FastAPI:
     return app
 
 
-def _api(runtime: Runtime) -> Api:
+def _api(runtime: Runtime, admission: Admission) -> Api:
     lookup = Lookup(runtime)
     return Api(
         runtime=runtime,
+        admission=admission,
         directory=Directory(runtime.clients, _tokens(runtime)),
         drafter=Drafter(runtime.config, runtime.webhook_policy, runtime.tracing),
         accept=Accept(runtime),
         lookup=lookup,
         receive=Receive(runtime, lookup),
         limits=Limits(runtime),
-        schema_version=newest_version(),
+        readiness=Readiness(runtime.database, newest_version()),
     )
 
 
-def _serving(app: FastAPI, runtime: Runtime) -> Served:
-    app.state.api = _api(runtime)
+def _serving(app: FastAPI, runtime: Runtime, admission: Admission | None = None) -> Served:
+    turns = read_turns(runtime.settings.environment.connections_for_reads)
+    app.state.api = _api(runtime, admission or Admission(read_turns=turns))
     express = {
         (method, route.path): route
         for route in app.router.routes

@@ -20,7 +20,7 @@ _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
 _SECRET_KEY_LENGTH = 32
 NUMBERS = {
     "port": (int, 1, 65_535),
-    "connections": (int, 1, 1_000),
+    "connections": (int, 2, 1_000),
     "statement_cache": (int, 0, 10_000),
     "drain_s": (float, 0, 3_600),
 }
@@ -63,7 +63,7 @@ class Environment:
     log_level: str = "INFO"
     """`DEBUG`, `INFO`, `WARNING` or `ERROR`. Default of `dev`: `WARNING`."""
     connections: int = 20
-    """PostgreSQL connections of this process at most."""
+    """PostgreSQL connections of this process at most. Where it answers callers, a quarter is for what they read."""
     statement_cache: int = 100
     """Prepared statements that each connection keeps. 0 behind PgBouncer."""
     drain_s: float = 25.0
@@ -95,6 +95,11 @@ class Environment:
             if value:
                 values[setting] = _parse(name, setting, value)
         return cls(**values)
+
+    @property
+    def connections_for_reads(self) -> int:
+        """How many of `connections` are for what callers read."""
+        return max(1, self.connections // 4)
 
     @property
     def base_url(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from service import hlr, providers
@@ -22,11 +23,11 @@ from service.settings import GatewayConfig, Issuer, Provider, Settings
 from service.storage.audit import AuditLog
 from service.storage.bell import Bell
 from service.storage.clients import ClientStore
-from service.storage.database import Database
+from service.storage.database import READ_TIMEOUT_S, Database
 from service.storage.endpoints import EndpointStore
 from service.storage.health import HealthStore
 from service.storage.listing import MessageListing
-from service.storage.messages import MessageStore
+from service.storage.messages import ACCEPTS_AT_ONCE, MessageStore
 from service.storage.numbers import NumberStore
 from service.storage.outbox import Outbox
 from service.storage.pacing import PacingStore
@@ -62,6 +63,21 @@ class Hints:
 
 
 @dataclass(frozen=True, slots=True)
+class Reads:
+    """The stores again, for what callers read: over a pool of its own, so that no accept waits behind a list."""
+
+    clients: ClientStore
+    messages: MessageStore
+    listing: MessageListing
+    endpoints: EndpointStore
+    numbers: NumberStore
+    suppressions: SuppressionStore
+    health: HealthStore
+    pauses: PauseStore
+    audit: AuditLog
+
+
+@dataclass(frozen=True, slots=True)
 class Runtime:
     """What the service works with. Whoever needs a part takes it from here."""
 
@@ -72,9 +88,10 @@ class Runtime:
     hints: Hints
     pulse: Pulse
     database: Database
+    database_for_reads: Database
     clients: ClientStore
     messages: MessageStore
-    listing: MessageListing
+    reads: Reads
     queue: MessageQueue
     receipts: ReceiptStore
     outbox: Outbox
@@ -84,7 +101,6 @@ class Runtime:
     pacing: PacingStore
     health: HealthStore
     pauses: PauseStore
-    audit: AuditLog
     retention: Retention
     upkeep: Upkeep
     bell: Bell
@@ -104,8 +120,10 @@ class Runtime:
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+async def open_runtime(settings: Settings, *, answers: bool = True) -> AsyncIterator[Runtime]:
     """Open the store and the transports; the caller has migrated the database.
+
+    Where it does not answer callers (`answers` is False), no connection is kept for what they read.
 
     Raises:
         ConfigurationError: a setting or an extra is missing, an adapter is unknown, or the database is not durable.
@@ -120,16 +138,22 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     tracing = Tracing.to(environment.otlp_endpoint)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(tracing.aclose)
-        database = await Database.open(
+        apart = environment.connections_for_reads if answers else 0
+        opening = partial(
+            Database.open,
             environment.database_url,
-            connections=environment.connections,
             statement_cache=environment.statement_cache,
             on_error=lambda sqlstate: metrics.database_errors.labels(sqlstate).inc(),
         )
+        database = await opening(connections=environment.connections - apart, for_accepts=ACCEPTS_AT_ONCE)
         stack.push_async_callback(database.close)
+        for_reads = database
+        if answers:
+            for_reads = await opening(connections=apart, statements_end_s=READ_TIMEOUT_S)
+            stack.push_async_callback(for_reads.close)
         keyring = Keyring(environment.secret_key, environment.other_secret_key)
         bell = Bell(database, environment.listen_url or environment.database_url)
-        shared = _Shared(database, metrics, tracing, keyring, Hints(), bell)
+        shared = _Shared(database, for_reads, metrics, tracing, keyring, Hints(), bell)
         yield _assemble(stack, settings, shared)
 
 
@@ -140,7 +164,15 @@ async def reopen_runtime(runtime: Runtime, config: GatewayConfig) -> AsyncIterat
     Raises:
         ConfigurationError: an adapter is unknown, or does not take an account.
     """
-    shared = _Shared(runtime.database, runtime.metrics, runtime.tracing, runtime.keyring, runtime.hints, runtime.bell)
+    shared = _Shared(
+        runtime.database,
+        runtime.database_for_reads,
+        runtime.metrics,
+        runtime.tracing,
+        runtime.keyring,
+        runtime.hints,
+        runtime.bell,
+    )
     async with AsyncExitStack() as stack:
         yield _assemble(stack, replace(runtime.settings, config=config), shared)
 
@@ -150,6 +182,7 @@ class _Shared:
     """What is the same under every `gateway.yaml`."""
 
     database: Database
+    for_reads: Database
     metrics: Metrics
     tracing: Tracing
     keyring: Keyring
@@ -179,11 +212,12 @@ def _assemble(stack: AsyncExitStack, settings: Settings, shared: _Shared) -> Run
         hints=shared.hints,
         pulse=Pulse(),
         database=database,
+        database_for_reads=shared.for_reads,
         clients=ClientStore(database),
         messages=MessageStore(
             database, keep_keys=timedelta(hours=config.limits.idempotency_hours), text_at_once=text_at_once
         ),
-        listing=MessageListing(database),
+        reads=_reads(shared.for_reads, config),
         queue=MessageQueue(database, receipt_wait=receipt_wait, text_at_once=text_at_once),
         receipts=ReceiptStore(database, receipt_wait=receipt_wait, text_at_once=text_at_once),
         retention=retention_of(database, config),
@@ -194,7 +228,6 @@ def _assemble(stack: AsyncExitStack, settings: Settings, shared: _Shared) -> Run
         pacing=PacingStore(database),
         health=HealthStore(database),
         pauses=PauseStore(database),
-        audit=AuditLog(database),
         upkeep=Upkeep(database),
         bell=shared.bell,
         providers=accounts,
@@ -214,6 +247,20 @@ def _assemble(stack: AsyncExitStack, settings: Settings, shared: _Shared) -> Run
 def _provider_transport(calls_at_once: int) -> Transport:
     """A pool for one use alone: who is slow there takes no connection from anybody else."""
     return Transport(TargetPolicy.trusting(), max_connections=calls_at_once, bounds=PROVIDER_REPLY)
+
+
+def _reads(database: Database, config: GatewayConfig) -> Reads:
+    return Reads(
+        clients=ClientStore(database),
+        messages=MessageStore(database, keep_keys=timedelta(hours=config.limits.idempotency_hours)),
+        listing=MessageListing(database),
+        endpoints=EndpointStore(database),
+        numbers=NumberStore(database),
+        suppressions=SuppressionStore(database),
+        health=HealthStore(database),
+        pauses=PauseStore(database),
+        audit=AuditLog(database),
+    )
 
 
 def _issuer_transport(issuer: Issuer) -> Transport:

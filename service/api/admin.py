@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,7 +25,9 @@ from service.api.admin_models import (
     KeyRotationRequest,
     NewKeyReply,
 )
+from service.api.admission import Admission
 from service.api.context import api_of
+from service.api.hangup import WatchedRoute
 from service.api.intake import read_fields
 from service.api.openapi import body_of, refusals
 from service.api.problems import invalid
@@ -37,9 +39,9 @@ from service.errors import FieldError, Problem
 from service.settings import COUNTRIES
 from service.storage.clients import ClientChange, ClientStore, KeyTerms, Principal
 
-router = APIRouter(tags=["Operators"])
+router = APIRouter(tags=["Operators"], route_class=WatchedRoute)
 
-Operator = Annotated[Principal, Depends(allowed("operator"))]
+Operator = Annotated[Principal, allowed("operator", Admission.operating)]
 
 UNCACHED: Final = {"Cache-Control": "no-store"}
 _CHANGING: Final = (400, 401, 403, 404, 413, 415, 422, 503)
@@ -54,7 +56,8 @@ _CHANGING: Final = (400, 401, 403, 404, 413, 415, 422, 503)
 )
 async def list_clients(request: Request, _: Operator) -> Response:
     """All of them, by name."""
-    return json_reply({"clients": [_client(dict(row)) for row in await api_of(request).runtime.clients.clients()]})
+    clients = await api_of(request).runtime.reads.clients.clients()
+    return json_reply({"clients": [_client(dict(row)) for row in clients]})
 
 
 @router.post(
@@ -115,7 +118,7 @@ async def update_client(request: Request, client: str, caller: Operator) -> Resp
 )
 async def list_keys(request: Request, _: Operator) -> Response:
     """Every key ever made, oldest first, without its secret part."""
-    return json_reply({"keys": [_key(dict(row)) for row in await api_of(request).runtime.clients.keys()]})
+    return json_reply({"keys": [_key(dict(row)) for row in await api_of(request).runtime.reads.clients.keys()]})
 
 
 @router.post(

@@ -15,13 +15,14 @@ from service.api.admin import Operator
 from service.api.admin_models import AuditQuery, AuditReply, PauseRequest, ProviderList, ProviderReply
 from service.api.context import api_of
 from service.api.cursor import read_cursor, write_cursor
+from service.api.hangup import WatchedRoute
 from service.api.intake import read_fields
 from service.api.openapi import body_of, refusals
 from service.api.replies import json_reply, utc_text
 from service.errors import Problem
 from service.runtime import Runtime
 
-router = APIRouter(tags=["Operators"])
+router = APIRouter(tags=["Operators"], route_class=WatchedRoute)
 
 _AUDIT = "audit"
 
@@ -81,7 +82,7 @@ async def list_acts(request: Request, _: Operator, query: Annotated[AuditQuery, 
     """By the API and by the command line."""
     runtime = api_of(request).runtime
     before = None if query.cursor is None else UUID(hex=read_cursor(runtime.keyring, _AUDIT, query.cursor))
-    found = await runtime.audit.entries(before=before, limit=query.limit + 1)
+    found = await runtime.reads.audit.entries(before=before, limit=query.limit + 1)
     shown, more = found[: query.limit], len(found) > query.limit
     acts = [
         {
@@ -108,7 +109,7 @@ async def _provider(runtime: Runtime, name: str) -> dict[str, Any]:
 
 
 async def _providers(runtime: Runtime) -> list[dict[str, Any]]:
-    pauses, calls = await runtime.pauses.pauses(), await runtime.pauses.under_way()
+    pauses, calls = await runtime.reads.pauses.pauses(), await runtime.reads.pauses.under_way()
     shown = {
         name: {"reason": pause.reason, "by": pause.paused_by, "since": utc_text(pause.paused_at)}
         for name, pause in pauses.items()

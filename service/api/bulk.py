@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.access import allowed, authorize
+from service.api.admission import Admission
 from service.api.context import Api, api_of
 from service.api.draft import BulkDraft
+from service.api.hangup import WatchedRoute
 from service.api.intake import parse_json, read_json_body, read_key
 from service.api.models import BatchReply, BulkReply, BulkRequest
 from service.api.openapi import IDEMPOTENCY_KEY, body_of, refusals
@@ -25,7 +27,7 @@ from service.pipeline.limits import Limit
 from service.storage.clients import Principal
 from service.storage.messages import Batch, NewMessage
 
-router = APIRouter(tags=["Messages"])
+router = APIRouter(tags=["Messages"], route_class=WatchedRoute)
 
 _CHUNK: Final = 100
 
@@ -42,9 +44,9 @@ async def send_bulk(request: Request) -> Response:
     """All good recipients are committed together. A bad one is rejected alone; when all are bad the answer is 422."""
     api = api_of(request)
     principal = await authorize(request, api, "send")
-    with api.bulk_slots.place():
+    with api.admission.bulks.of(principal.client_id):
         raw = await read_json_body(request, api.runtime.config.limits.max_body_bytes)
-        async with api.bulk_slots.turn():
+        async with api.admission.bulk_turns.turn(principal.client_id):
             answer, replayed = await _accept(request, raw, api, principal)
     headers = {"Idempotency-Replayed": "true"} if replayed else None
     return Response(answer, headers=headers, media_type="application/json")
@@ -99,11 +101,11 @@ def _result(result: NewMessage | tuple[str | None, FieldError]) -> dict[str, Any
     responses={200: {"model": BatchReply}, **refusals(401, 403, 404, 503)},
 )
 async def get_batch(
-    request: Request, batch_id: str, caller: Annotated[Principal, Depends(allowed("read"))]
+    request: Request, batch_id: str, caller: Annotated[Principal, allowed("read", Admission.reading)]
 ) -> Response:
     """How many messages of the bulk are in each status."""
     found = ids.read("bat", batch_id)
-    batch = await api_of(request).runtime.messages.batch(found, caller.client_id) if found else None
+    batch = await api_of(request).runtime.reads.messages.batch(found, caller.client_id) if found else None
     if batch is None:
         raise Problem(404, "batch_not_found", "This client has no such batch. Take the `batch_id` of a bulk's answer.")
     counts = {status.value: batch["counts"].get(status, 0) for status in MessageStatus}

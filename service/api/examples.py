@@ -46,6 +46,10 @@ LINKS: Final = {
 }
 
 
+LIMITED: Final = frozenset({"send", "sendBulk", "lookUp"})
+"""What `limits` of gateway.yaml, or of the client, bounds in time."""
+
+
 class Shown(NamedTuple):
     """The example of a problem. `field`: the bad one, where there is one."""
 
@@ -63,9 +67,13 @@ _PROBLEMS: Final = {
     413: Shown("body_too_large", "Send at most 2000000 bytes; split a bulk into smaller ones."),
     415: Shown("not_json_type", "Send JSON with `Content-Type: application/json`."),
     422: Shown("number_missing_plus", "Write the number in E.164, beginning with `+` and the country code.", "to"),
-    429: Shown("rate_limited", "Wait as `Retry-After` says, then repeat with the same Idempotency-Key."),
+    429: Shown(
+        "too_many_at_once",
+        "This client has too many requests at once. Wait for their answers, then repeat. Nothing was stored.",
+    ),
     503: Shown("overloaded", "Nothing was stored. Repeat the request later."),
 }
+_OVER_LIMIT: Final = Shown("rate_limited", "Wait as `Retry-After` says, then repeat with the same Idempotency-Key.")
 _NOT_ADMIN: Final = Shown("scope_missing", "This API key lacks the scope `admin`. Use a key that has it.")
 _NOT_OPERATOR: Final = Shown("scope_missing", "This API key lacks the scope `operator`. Use a key that has it.")
 _BAD_CURSOR: Final = Shown(
@@ -105,7 +113,8 @@ _OWN: Final[dict[str, dict[int, Shown]]] = {  # of a tag or of an operation
     "revokeKey": {404: _NO_KEY},
     "pauseProvider": {422: Shown("field_missing", "Add this field.", "reason")},
     "listActs": {422: _BAD_CURSOR},
-    "sendBulk": {422: Shown("no_recipients", "Give at least one recipient.", "recipients")},
+    "send": {429: _OVER_LIMIT},
+    "sendBulk": {429: _OVER_LIMIT, 422: Shown("no_recipients", "Give at least one recipient.", "recipients")},
     "getBatch": {
         404: Shown("batch_not_found", "This client has no such batch. Take the `batch_id` of a bulk's answer.")
     },
@@ -120,7 +129,7 @@ _OWN: Final[dict[str, dict[int, Shown]]] = {  # of a tag or of an operation
         415: Shown("not_csv_type", "Send CSV with `Content-Type: text/csv`."),
         422: Shown("no_number_column", "Name the column with the numbers `number` in the first line."),
     },
-    "lookUp": {422: _PROBLEMS[422]._replace(field="number")},
+    "lookUp": {429: _OVER_LIMIT, 422: _PROBLEMS[422]._replace(field="number")},
     "rotateWebhookSecret": {422: Shown("out_of_range", "Give a number within the documented range.", "overlap_s")},
     "replayWebhook": {
         404: Shown("webhook_not_found", "This client has no such webhook. Take the id of the header `webhook-id`.")

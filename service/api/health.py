@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from fastapi import APIRouter
@@ -14,13 +13,12 @@ from service.api.context import api_of
 from service.api.models import HealthReply
 from service.api.openapi import refusals
 from service.api.replies import json_reply
-from service.errors import Problem, StoreError
+from service.errors import Problem
 from service.pulse import STUCK_S
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["Operations"])
 
-_ANSWER_WITHIN_S = 1.0
 _OK = {"status": "ok"}
 _SCRAPED = '# TYPE messages_refused_total counter\nmessages_refused_total{code="unknown_sender"} 3.0\n'
 
@@ -51,22 +49,8 @@ async def healthz(request: Request) -> Response:
 )
 async def readyz(request: Request) -> Response:
     """The database answers within a second and can store, and its schema is the one of this version or a later one."""
-    api = api_of(request)
-    try:
-        async with asyncio.timeout(_ANSWER_WITHIN_S):
-            await api.runtime.database.check_writable()
-            version = await api.runtime.database.schema_version()
-    except (StoreError, TimeoutError):
-        detail = "PostgreSQL does not answer within a second, or stores nothing (a standby)."
-        raise _not_ready("database_unavailable", detail) from None
-    # Schema changes are additive, so that a replica serves on while a newer one has migrated already.
-    if version is None or version < api.schema_version:
-        raise _not_ready("schema_outdated", "Run `sms-gateway migrate`.")
+    await api_of(request).readiness.check()
     return json_reply(_OK)
-
-
-def _not_ready(code: str, detail: str) -> Problem:
-    return Problem(503, code, detail, headers={"Retry-After": "1"})
 
 
 @router.get(

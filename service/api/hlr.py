@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.access import allowed
+from service.api.admission import Admission
 from service.api.context import Api, api_of
 from service.api.draft import check_number, require_allowed
+from service.api.hangup import WatchedRoute
 from service.api.models import HlrQuery, HlrReply
 from service.api.openapi import refusals
 from service.api.problems import invalid
@@ -22,7 +24,7 @@ from service.errors import FieldError
 from service.pipeline.limits import Limit
 from service.storage.clients import Principal
 
-router = APIRouter(tags=["Numbers"])
+router = APIRouter(tags=["Numbers"], route_class=WatchedRoute)
 
 
 @router.get(
@@ -35,7 +37,7 @@ router = APIRouter(tags=["Numbers"])
 async def look_up(
     request: Request,
     number: str,
-    caller: Annotated[Principal, Depends(allowed("hlr"))],
+    caller: Annotated[Principal, allowed("hlr", Admission.looking_up)],
     query: Annotated[HlrQuery, Query()],
 ) -> Response:
     """A cached answer where there is one, else a live one. `unknown` when nobody answered in time."""

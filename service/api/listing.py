@@ -6,14 +6,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.access import allowed
+from service.api.admission import Admission
 from service.api.context import api_of
 from service.api.cursor import read_cursor, write_cursor
 from service.api.draft import check_filter
+from service.api.hangup import WatchedRoute
 from service.api.message_models import MessageList, MessageQuery
 from service.api.messages import summary
 from service.api.openapi import refusals
@@ -24,7 +26,7 @@ from service.errors import FieldError
 from service.storage.clients import Principal
 from service.storage.listing import Wanted
 
-router = APIRouter(tags=["Messages"])
+router = APIRouter(tags=["Messages"], route_class=WatchedRoute)
 
 _WINDOW: Final = timedelta(hours=24)
 # Before and after these no message was made, and further out times cannot be reckoned with.
@@ -41,7 +43,7 @@ _LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
 )
 async def list_messages(
     request: Request,
-    caller: Annotated[Principal, Depends(allowed("read"))],
+    caller: Annotated[Principal, allowed("read", Admission.reading)],
     query: Annotated[MessageQuery, Query()],
 ) -> Response:
     """A time window always applies: the last 24 hours by default. Texts are not shown."""
@@ -49,7 +51,7 @@ async def list_messages(
     of = ["messages", caller.client_id.hex, query.model_dump(exclude={"cursor", "limit"})]
     position = read_cursor(runtime.keyring, of, query.cursor) if query.cursor is not None else None
     wanted = _wanted(query, caller.client_id, position)
-    found = await runtime.listing.page(wanted, UUID(hex=position["below"]) if position else None, query.limit + 1)
+    found = await runtime.reads.listing.page(wanted, UUID(hex=position["below"]) if position else None, query.limit + 1)
     shown, more = found[: query.limit], len(found) > query.limit
     following = {"below": shown[-1]["id"].hex, "after": wanted.created_after.isoformat()} if more else None
     return json_reply(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.access import allowed
+from service.api.admission import Admission
 from service.api.context import api_of
+from service.api.hangup import WatchedRoute
 from service.api.message_models import MessageReply, MessageSummary
 from service.api.openapi import refusals
 from service.api.replies import json_reply, utc_text, utc_text_or_none
@@ -19,7 +21,7 @@ from service.domain.message import MessageStatus
 from service.errors import Problem
 from service.storage.clients import Principal
 
-router = APIRouter(tags=["Messages"])
+router = APIRouter(tags=["Messages"], route_class=WatchedRoute)
 
 _Rows = Sequence[Mapping[str, Any]]
 
@@ -32,10 +34,10 @@ _Rows = Sequence[Mapping[str, Any]]
     responses={200: {"model": MessageReply}, **refusals(401, 403, 404, 503)},
 )
 async def get_message(
-    request: Request, message_id: str, caller: Annotated[Principal, Depends(allowed("read"))]
+    request: Request, message_id: str, caller: Annotated[Principal, allowed("read", Admission.reading)]
 ) -> Response:
     """The text is not shown."""
-    store, found = api_of(request).runtime.messages, ids.read("msg", message_id)
+    store, found = api_of(request).runtime.reads.messages, ids.read("msg", message_id)
     message = await store.message(found, caller.client_id) if found else None
     if message is None:
         raise _not_found()
@@ -56,7 +58,7 @@ async def get_message(
     responses={200: {"model": MessageSummary}, **refusals(401, 403, 404, 409, 503)},
 )
 async def cancel_message(
-    request: Request, message_id: str, caller: Annotated[Principal, Depends(allowed("send"))]
+    request: Request, message_id: str, caller: Annotated[Principal, allowed("send", Admission.changing_now)]
 ) -> Response:
     """Only while it is `queued`. What is cancelled is never sent, and no webhook tells of it."""
     runtime, found = api_of(request).runtime, ids.read("msg", message_id)

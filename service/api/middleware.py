@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 import time
@@ -18,7 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import logs
 from service.api.headers import header
 from service.api.problems import answer
-from service.api.slots import overloaded
 from service.errors import Problem
 from service.metrics import Metrics
 from service.tracing import NO_SPAN, Span, Tracing
@@ -33,19 +31,6 @@ _API: Final = "/v1/"
 _RECEIPTS: Final = "/v1/receipts/"
 _FROM_OUTSIDE: Final = "/v1/receipts"
 """What the ingress lets through, with a slash behind it or not."""
-MOST_SENDS: Final = 1000
-MOST_RECEIPTS: Final = 500
-MOST_OTHERS: Final = 500
-
-
-class _Door:
-    """How many requests of a kind are being answered, and how many may be."""
-
-    __slots__ = ("inside", "most")
-
-    def __init__(self, most: float) -> None:
-        self.inside = 0
-        self.most = most
 
 
 class Surround:
@@ -54,8 +39,7 @@ class Surround:
     It stands before all else that the framework does. `express` are the routes which answer their own errors, by method
     and path: they are called at once, past the router and the middlewares within.
 
-    When as many requests of a kind are inside as the process can bear, the next hears 503 before its body is read.
-    Health and metrics always get in.
+    How many get in is not decided here, but after the key check: see `service.api.admission`.
     """
 
     def __init__(
@@ -69,9 +53,6 @@ class Surround:
         # `labels()` costs more than the counting itself.
         self._requests: dict[tuple[str, str, int], Counter] = {}
         self._seconds: dict[str, Histogram] = {}
-        # One each, so that slow look-ups shut out no OTP and a rush of sends no receipt.
-        self._sends, self._receipts, self._others = _Door(MOST_SENDS), _Door(MOST_RECEIPTS), _Door(MOST_OTHERS)
-        self._operations = _Door(math.inf)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -105,13 +86,9 @@ class Surround:
                 message["headers"] = [*message.get("headers", ()), echo]
             await send(message)
 
-        door = self._door(scope["path"])
-        door.inside += 1
         try:
             route = self._express_route(scope)
-            if door.inside > door.most:
-                await answer(Request(scope), overloaded())(scope, receive, send_with_id)
-            elif route is None:
+            if route is None:
                 await self._app(scope, receive, send_with_id)
             else:
                 scope["app"], scope["route"] = self._app, route
@@ -121,7 +98,6 @@ class Surround:
             if status == 0:
                 await _apologize(scope, receive, send_with_id)
         finally:
-            door.inside -= 1
             self._record(scope, status, time.perf_counter() - began_s, span)
 
     def _express_route(self, scope: Scope) -> Route | None:
@@ -135,13 +111,6 @@ class Surround:
             return None
         scope.update(parts)
         return route
-
-    def _door(self, path: str) -> _Door:
-        if path == "/v1/send":
-            return self._sends
-        if path.startswith(_RECEIPTS):
-            return self._receipts
-        return self._others if path.startswith(_API) else self._operations
 
     def _record(self, scope: Scope, status: int, seconds: float, span: Span) -> None:
         route: str = getattr(scope.get("route"), "path", None) or _NO_ROUTE

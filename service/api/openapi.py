@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -10,7 +11,7 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from service.api.admin_models import REQUESTS as ADMIN_REQUESTS
-from service.api.examples import LINKS, PATH_PARTS, TAGS, Shown, problem
+from service.api.examples import LIMITED, LINKS, PATH_PARTS, TAGS, Shown, problem
 from service.api.models import BulkRequest, ProblemReply, SendRequest
 from service.api.problems import TITLES
 from service.api.suppression_models import SuppressionRequest
@@ -31,12 +32,12 @@ IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
 _REPLAYED: Final = {"Idempotency-Replayed": ("`true`: this is the first answer again.", "true")}
 _HEADERS: Final = {
     401: {"WWW-Authenticate": ("How to send the key.", "Bearer")},
-    429: {
-        "Retry-After": ("Seconds to wait.", "2"),
-        "RateLimit": ("Which limit, what of it remains, and in how many seconds there is more.", '"send";r=0;t=2'),
-        "RateLimit-Policy": ("The limit: how many within how many seconds.", '"send";q=100;w=2'),
-    },
+    429: {"Retry-After": ("Seconds to wait.", "2")},
     503: {"Retry-After": ("Seconds to wait.", "1")},
+}
+_RATE_LIMIT: Final = {
+    "RateLimit": ("Which limit, what of it remains, and in how many seconds there is more.", '"send";r=0;t=2'),
+    "RateLimit-Policy": ("The limit: how many within how many seconds.", '"send";q=100;w=2'),
 }
 _PROBLEM_JSON: Final = "application/problem+json"
 
@@ -49,7 +50,9 @@ def body_of(model: str) -> dict[str, Any]:
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a handler that may answer with these problems."""
     content = {_PROBLEM_JSON: {"schema": {"$ref": _REF.format(model="ProblemReply")}}}
-    return {status: {"description": TITLES[status], "content": content} for status in statuses}
+    # Whoever is known by a key may ask for too much at once.
+    heard = sorted({*statuses, HTTPStatus.TOO_MANY_REQUESTS.value}) if HTTPStatus.UNAUTHORIZED in statuses else statuses
+    return {status: {"description": TITLES[status], "content": content} for status in heard}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -105,7 +108,9 @@ def _complete(operation: dict[str, Any], schemas: dict[str, Any], *, secured: bo
         if _PROBLEM_JSON in content:
             shown = _example(int(status), problem(operation, int(status)))
             response["content"] = {_PROBLEM_JSON: content[_PROBLEM_JSON] | {"example": shown}}
-            headers = _HEADERS.get(int(status), {})
+            headers = dict(_HEADERS.get(int(status), {}))
+            if status == "429" and operation["operationId"] in LIMITED:
+                headers |= _RATE_LIMIT
         else:
             reference = content.get("application/json", {}).get("schema", {}).get("$ref", "")
             response["description"] = schemas.get(reference.rpartition("/")[2], {}).get("description", "Done.")

@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.access import authorize
-from service.api.context import api_of
+from service.api.context import Api, api_of
 from service.api.draft import Judgement
+from service.api.hangup import while_connected
 from service.api.hlr import hlr_reply
 from service.api.intake import read_json, small_body_bytes
 from service.api.message_models import PreviewReply
@@ -26,6 +27,7 @@ from service.pipeline.deliver import routes_of
 from service.pipeline.health import policy_of
 from service.runtime import Runtime
 from service.settings import GatewayConfig
+from service.storage.clients import Principal
 from service.storage.numbers import Known
 
 router = APIRouter(tags=["Messages"])
@@ -50,22 +52,27 @@ async def preview_message(request: Request) -> Response:
     api = api_of(request)
     principal = await authorize(request, api, "send")
     config = api.runtime.config
-    body = (await read_json(request, SendRequest, small_body_bytes(config.limits))).fields
+    awaited = api.admission.bodies.of(principal.client_id)
+    body = (await read_json(request, SendRequest, small_body_bytes(config.limits), awaited)).fields
+    async with while_connected(request), api.admission.reading(principal.client_id):
+        return json_reply(await _preview(api, principal, body))
+
+
+async def _preview(api: Api, principal: Principal, body: SendRequest) -> dict[str, Any]:
+    config = api.runtime.config
     judged = api.drafter.judge(body, principal, datetime.now(UTC))
     known, route = None, None
     if judged.country is not None:
-        known = await api.runtime.numbers.screen(body.to, principal.client_id)
+        known = await api.runtime.reads.numbers.screen(body.to, principal.client_id)
         if judged.traffic is not None:
             route = pick(routes_of(config), judged.traffic, judged.country)
-    return json_reply(
-        {
-            "would_be_accepted": not judged.errors,
-            "errors": judged.errors,
-            **_parts(body, judged, known),
-            "screening": _screening(known, route) if known and judged.traffic else None,
-            "route": await _route(api.runtime, route, judged) if route else None,
-        }
-    )
+    return {
+        "would_be_accepted": not judged.errors,
+        "errors": judged.errors,
+        **_parts(body, judged, known),
+        "screening": _screening(known, route) if known and judged.traffic else None,
+        "route": await _route(api.runtime, route, judged) if route else None,
+    }
 
 
 def _parts(body: SendRequest, judged: Judgement, known: Known | None) -> dict[str, Any]:
@@ -129,8 +136,8 @@ async def _route(runtime: Runtime, route: Route, judged: Judgement) -> dict[str,
 
 async def _providers(runtime: Runtime, route: Route, country: str, traffic: Traffic) -> list[dict[str, Any]]:
     policy = policy_of(runtime.config)
-    known = {one.place: one.share(policy) for one in await runtime.health.shared_evidence(policy)}
-    paused = await runtime.pauses.pauses()
+    known = {one.place: one.share(policy) for one in await runtime.reads.health.shared_evidence(policy)}
+    paused = await runtime.reads.pauses.pauses()
     shares = {
         name: 0.0 if name in paused else known.get(Place(name, country, traffic.value), 1.0) for name in route.providers
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.context import api_of
+from service.api.context import Api, api_of
 from service.api.intake import RawRoute, read_body
 from service.api.openapi import refusals
 from service.providers.adapter import Callback
@@ -14,7 +16,6 @@ from service.providers.adapter import Callback
 router = APIRouter(tags=["Providers"], route_class=RawRoute)
 
 _MAX_BYTES = 64 * 1024
-_BODY_WITHIN_S = 3.0  # providers send them in one piece; whoever trickles must not hold a place
 
 
 @router.get(
@@ -37,7 +38,13 @@ async def receive(request: Request, account: str, token: str) -> Response:
     """The token proves that the URL is one of ours; the provider's own signature is verified besides."""
     api = api_of(request)
     attempt_id = api.receive.attempt_of(account, token)
-    body = await read_body(request, _MAX_BYTES, _BODY_WITHIN_S)
+    with api.admission.receipts.of(account):
+        await _receive(request, api, account, attempt_id)
+    return Response(status_code=204)
+
+
+async def _receive(request: Request, api: Api, account: str, attempt_id: UUID | None) -> None:
+    body = await read_body(request, _MAX_BYTES)
     path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
     callback = Callback(
         body=body,
@@ -46,4 +53,3 @@ async def receive(request: Request, account: str, token: str) -> Response:
         url=f"{api.runtime.settings.environment.base_url}{path}{'?' + query if query else ''}",
     )
     await api.receive.callback(account, attempt_id, callback)
-    return Response(status_code=204)

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.access import allowed
+from service.api.admission import Admission
 from service.api.context import api_of
+from service.api.hangup import WatchedRoute
 from service.api.openapi import refusals
 from service.api.replies import json_reply, utc_text, utc_text_or_none
 from service.api.route_models import BREAKER_OPEN, RouteList
@@ -24,7 +26,7 @@ from service.storage.clients import Principal
 from service.storage.health import Evidence
 from service.storage.pauses import Pause
 
-router = APIRouter(tags=["Routes"])
+router = APIRouter(tags=["Routes"], route_class=WatchedRoute)
 
 
 @router.get(
@@ -34,16 +36,15 @@ router = APIRouter(tags=["Routes"])
     response_model=None,
     responses={200: {"model": RouteList}, **refusals(401, 403, 503)},
 )
-async def list_routes(request: Request, caller: Annotated[Principal, Depends(allowed("read"))]) -> Response:
+async def list_routes(request: Request, caller: Annotated[Principal, allowed("read", Admission.reading)]) -> Response:
     """What this client's senders and countries can use. With the scope `admin`: everything."""
     runtime = api_of(request).runtime
     config = runtime.config
     policy = policy_of(config)
     usable = _usable(config, caller)
-    pauses = await runtime.pauses.pauses()
-    standings = [
-        one for one in await runtime.health.shared_evidence(policy) if usable(one.place.traffic, one.place.country)
-    ]
+    pauses = await runtime.reads.pauses.pauses()
+    evidence = await runtime.reads.health.shared_evidence(policy)
+    standings = [one for one in evidence if usable(one.place.traffic, one.place.country)]
     return json_reply(
         {
             "routes": [

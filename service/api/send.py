@@ -19,6 +19,7 @@ from service.errors import Problem
 from service.pipeline.accept import Answer
 from service.pipeline.limits import Limit
 from service.storage.clients import Principal
+from service.storage.messages import Key, NewMessage
 
 router = APIRouter(tags=["Messages"], route_class=RawRoute)
 
@@ -51,17 +52,23 @@ async def send(request: Request) -> Response:
 
 
 async def _accept(request: Request, api: Api, principal: Principal) -> Answer:
-    body = await read_json(request, SendRequest, small_body_bytes(api.runtime.config.limits))
+    awaited = api.admission.bodies.of(principal.client_id)
+    body = await read_json(request, SendRequest, small_body_bytes(api.runtime.config.limits), awaited)
     key = read_key(request, api, principal, "send", body.plain)
     try:
         message = api.drafter.message(body.fields, principal, datetime.now(UTC))
+    except Problem as refusal:
+        with api.admission.accepting(principal, None):
+            return await _earlier(api, key, refusal)
+    with api.admission.accepting(principal, message.traffic):
+        return await _commit(api, principal, message, key)
+
+
+async def _commit(api: Api, principal: Principal, message: NewMessage, key: Key | None) -> Answer:
+    try:
         await api.limits.take(principal, Limit.SEND)
-    except Problem:
-        # What was accepted once stays accepted, whatever the time, the registry or the limits say by now.
-        earlier = await api.accept.replay(key) if key else None
-        if earlier is None:
-            raise
-        return earlier
+    except Problem as refusal:
+        return await _earlier(api, key, refusal)
     try:
         answer = await api.accept.send(message, key)
     except Problem:
@@ -70,3 +77,15 @@ async def _accept(request: Request, api: Api, principal: Principal) -> Answer:
     if answer.replayed:
         await api.limits.give_back(principal, Limit.SEND)
     return answer
+
+
+async def _earlier(api: Api, key: Key | None, refusal: Problem) -> Answer:
+    """What was accepted once stays accepted, whatever the time, the registry or the limits say by now.
+
+    Raises:
+        Problem: `refusal`, where the key has answered nothing.
+    """
+    earlier = await api.accept.replay(key) if key else None
+    if earlier is None:
+        raise refusal
+    return earlier

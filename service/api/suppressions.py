@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.access import actor, allowed
+from service.api.admission import Admission
 from service.api.context import api_of
 from service.api.cursor import read_cursor, write_cursor
 from service.api.draft import check_filter, check_number
+from service.api.hangup import WatchedRoute
 from service.api.intake import read_csv, read_json, small_body_bytes
 from service.api.openapi import body_of, refusals
 from service.api.problems import invalid
@@ -30,9 +32,11 @@ from service.api.suppression_models import (
 from service.errors import FieldError, Problem
 from service.storage.clients import Principal
 
-router = APIRouter(tags=["Suppressions"])
+router = APIRouter(tags=["Suppressions"], route_class=WatchedRoute)
 
-Admin = Annotated[Principal, Depends(allowed("admin"))]
+Reader = Annotated[Principal, allowed("admin", Admission.reading)]
+Writer = Annotated[Principal, allowed("admin", Admission.changing)]
+Importer = Annotated[Principal, allowed("admin", Admission.importing)]
 
 MAX_ROWS: Final = 10_000
 _CSV_BODY: Final = {
@@ -53,14 +57,16 @@ _CSV_BODY: Final = {
     response_model=None,
     responses={200: {"model": SuppressionList}, **refusals(401, 403, 422, 503)},
 )
-async def list_suppressions(request: Request, caller: Admin, query: Annotated[SuppressionQuery, Query()]) -> Response:
+async def list_suppressions(request: Request, caller: Reader, query: Annotated[SuppressionQuery, Query()]) -> Response:
     """This client's own list, in the order of the numbers."""
     runtime = api_of(request).runtime
     if query.number is not None and (errors := check_filter("number", query.number)):
         raise invalid(errors)
     of = ["suppressions", caller.client_id.hex, query.number]
     after = read_cursor(runtime.keyring, of, query.cursor) if query.cursor is not None else ""
-    found = await runtime.suppressions.page(caller.client_id, after=after, number=query.number, limit=query.limit + 1)
+    found = await runtime.reads.suppressions.page(
+        caller.client_id, after=after, number=query.number, limit=query.limit + 1
+    )
     shown, more = found[: query.limit], len(found) > query.limit
     return json_reply(
         {
@@ -78,14 +84,16 @@ async def list_suppressions(request: Request, caller: Admin, query: Annotated[Su
     responses={200: {"model": SuppressionReply}, **refusals(400, 401, 403, 413, 415, 422, 503)},
     openapi_extra={"requestBody": body_of("SuppressionRequest")},
 )
-async def add_suppression(request: Request, caller: Admin) -> Response:
+async def add_suppression(request: Request, caller: Writer) -> Response:
     """From now on this client's messages to it fail as `suppressed`. A number on the list stays as it is there."""
-    runtime = api_of(request).runtime
+    api = api_of(request)
+    runtime = api.runtime
     body = (await read_json(request, SuppressionRequest, small_body_bytes(runtime.config.limits))).fields
     _check(body.number)
-    row = await runtime.suppressions.put(
-        caller.client_id, body.number, reason=body.reason, source="api", by=actor(caller)
-    )
+    async with api.admission.change_turns.turn(caller.client_id):
+        row = await runtime.suppressions.put(
+            caller.client_id, body.number, reason=body.reason, source="api", by=actor(caller)
+        )
     return json_reply(_shown(dict(row)))
 
 
@@ -97,7 +105,9 @@ async def add_suppression(request: Request, caller: Admin) -> Response:
     response_model=None,
     responses=refusals(401, 403, 404, 422, 503),
 )
-async def remove_suppression(request: Request, number: str, caller: Admin) -> Response:
+async def remove_suppression(
+    request: Request, number: str, caller: Annotated[Principal, allowed("admin", Admission.changing_now)]
+) -> Response:
     """A number that opted out at the provider will be refused there again."""
     _check(number)
     if not await api_of(request).runtime.suppressions.remove(caller.client_id, number, by=actor(caller)):
@@ -113,16 +123,18 @@ async def remove_suppression(request: Request, number: str, caller: Admin) -> Re
     responses={200: {"model": ImportReply}, **refusals(400, 401, 403, 413, 415, 422, 503)},
     openapi_extra={"requestBody": _CSV_BODY},
 )
-async def import_suppressions(request: Request, caller: Admin) -> Response:
+async def import_suppressions(request: Request, caller: Importer) -> Response:
     """A file with a column `number`, or with one column; at most 10,000 rows. Good rows are stored, bad ones listed.
 
     The same file again adds nothing.
     """
-    runtime = api_of(request).runtime
-    file = _read_file(await read_csv(request, runtime.config.limits.max_body_bytes))
-    added = await runtime.suppressions.add(
-        caller.client_id, file.numbers, reason="imported", source="import", by=actor(caller)
-    )
+    api = api_of(request)
+    raw = await read_csv(request, api.runtime.config.limits.max_body_bytes)
+    async with api.admission.change_turns.turn(caller.client_id):
+        file = _read_file(raw)
+        added = await api.runtime.suppressions.add(
+            caller.client_id, file.numbers, reason="imported", source="import", by=actor(caller)
+        )
     return json_reply(
         {
             "added": added,

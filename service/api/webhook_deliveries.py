@@ -12,17 +12,18 @@ from starlette.responses import Response
 
 from service.api.context import api_of
 from service.api.cursor import read_cursor, write_cursor
+from service.api.hangup import WatchedRoute
 from service.api.intake import read_fields
 from service.api.openapi import body_of, refusals
 from service.api.problems import invalid
 from service.api.replies import json_reply, utc_text, utc_text_or_none
 from service.api.webhook_models import DeliveriesReply, DeliveryState, ReplayReply, ReplayRequest
-from service.api.webhooks import Admin, find_endpoint
+from service.api.webhooks import Reader, Writer, WriterNow, find_endpoint
 from service.domain import ids
 from service.errors import FieldError, Problem
 from service.storage.endpoints import MAX_REPLAYED
 
-router = APIRouter(tags=["Webhooks"])
+router = APIRouter(tags=["Webhooks"], route_class=WatchedRoute)
 
 _PAGE: Final = 50
 _MAX_PAGE: Final = 200
@@ -43,7 +44,7 @@ _OBSTACLES: Final = {
 async def list_deliveries(
     request: Request,
     endpoint_id: str,
-    caller: Admin,
+    caller: Reader,
     *,
     state: Annotated[DeliveryState | None, Query(description="Only those in this state.")] = None,
     limit: Annotated[int, Query(ge=1, le=_MAX_PAGE, description="How many.")] = _PAGE,
@@ -54,7 +55,7 @@ async def list_deliveries(
     endpoint = await find_endpoint(api, endpoint_id, caller)
     of, keyring = ["deliveries", endpoint.id.hex, state], api.runtime.keyring
     before = None if cursor is None else UUID(read_cursor(keyring, of, cursor))
-    rows = await api.runtime.endpoints.deliveries(endpoint.id, state, before, limit + 1)
+    rows = await api.runtime.reads.endpoints.deliveries(endpoint.id, state, before, limit + 1)
     following = write_cursor(keyring, of, rows[limit - 1]["id"].hex) if len(rows) > limit else None
     return json_reply({"deliveries": [_shown(dict(row)) for row in rows[:limit]], "next_cursor": following})
 
@@ -67,7 +68,7 @@ async def list_deliveries(
     response_model=None,
     responses={202: {"model": ReplayReply}, **refusals(401, 403, 404, 409, 503)},
 )
-async def replay(request: Request, webhook_id: str, caller: Admin) -> Response:
+async def replay(request: Request, webhook_id: str, caller: WriterNow) -> Response:
     """Also one that went to a `callback_url`, and one that waits for its next try. It keeps its `webhook-id`."""
     runtime, found = api_of(request).runtime, ids.read("whd", webhook_id)
     row = await runtime.endpoints.replayable(found, caller.client_id) if found else None
@@ -90,7 +91,7 @@ async def replay(request: Request, webhook_id: str, caller: Admin) -> Response:
     responses={202: {"model": ReplayReply}, **refusals(400, 401, 403, 404, 409, 413, 415, 422, 503)},
     openapi_extra={"requestBody": body_of("ReplayRequest")},
 )
-async def replay_range(request: Request, endpoint_id: str, caller: Admin) -> Response:
+async def replay_range(request: Request, endpoint_id: str, caller: Writer) -> Response:
     """The dead ones, or with `state` the delivered ones; at most 10,000, else none."""
     api = api_of(request)
     endpoint = await find_endpoint(api, endpoint_id, caller)
@@ -99,7 +100,8 @@ async def replay_range(request: Request, endpoint_id: str, caller: Admin) -> Res
         raise invalid([FieldError("to", "invalid_range", "Give a time after `from`.")])
     if endpoint.disabled_at is not None:
         raise Problem(409, "endpoint_disabled", _OBSTACLES["endpoint_disabled"])
-    replayed = await api.runtime.endpoints.replay_range(endpoint.id, body.since, body.until, body.state)
+    async with api.admission.change_turns.turn(caller.client_id):
+        replayed = await api.runtime.endpoints.replay_range(endpoint.id, body.since, body.until, body.state)
     if replayed is None:
         detail = f"More than {MAX_REPLAYED} webhooks are in this range, and none was replayed. Give a shorter one."
         raise Problem(422, "range_too_large", detail)

@@ -77,7 +77,7 @@ async def gateway(
     requests_s = min(_REQUESTS_DRAIN_S, environment.drain_s / 2) if work else environment.drain_s
     environment = replace(environment, drain_s=environment.drain_s - requests_s)
     async with AsyncExitStack() as stack:
-        runtime = await stack.enter_async_context(open_runtime(replace(settings, environment=environment)))
+        runtime = await stack.enter_async_context(open_runtime(replace(settings, environment=environment), answers=api))
         runtime.metrics.runs_as("all" if api and work else "serve" if api else "worker")
         await _make_partitions(runtime)
         await stack.enter_async_context(hearing(runtime) if work else ringing(runtime))

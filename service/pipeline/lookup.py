@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from service.domain.hlr import HlrResult, HlrStatus
 from service.domain.msisdn import mask
@@ -26,6 +28,7 @@ class Lookup:
         self._tracing = runtime.tracing
         self._settings = runtime.config.hlr
         self._under_way: dict[str, asyncio.Task[HlrResult | None]] = {}
+        self._waited_for: Counter[asyncio.Task[HlrResult | None]] = Counter()
 
     async def cached(self, number: str, max_age_s: float | None = None) -> HlrResult | None:
         """What is on record, if it is alive and no older than `max_age_s`."""
@@ -39,7 +42,8 @@ class Lookup:
         """Ask the source; None where there is none, it fails, or it takes longer than `budget_s`.
 
         Callers who ask for one number at the same time share one look-up. It goes on after the budget, so that the
-        next caller finds its result.
+        next caller finds its result. When all who asked were cancelled it ends, so that no more are on their way than
+        are waited for.
         """
         if self._source is None:
             return None
@@ -47,9 +51,24 @@ class Lookup:
         if task is None:
             task = asyncio.create_task(self._ask(number))
             self._under_way[number] = task
-            task.add_done_callback(lambda _: self._under_way.pop(number, None))
-        done, _ = await asyncio.wait({task}, timeout=budget_s)
+            task.add_done_callback(partial(self._forget, number))
+        self._waited_for[task] += 1
+        try:
+            done, _ = await asyncio.wait({task}, timeout=budget_s)
+        except asyncio.CancelledError:
+            if self._waited_for[task] == 1:
+                task.cancel()
+                self._forget(number, task)
+            raise
+        finally:
+            self._waited_for[task] -= 1
+            if not self._waited_for[task]:
+                del self._waited_for[task]
         return task.result() if done else None
+
+    def _forget(self, number: str, task: asyncio.Task[HlrResult | None]) -> None:
+        if self._under_way.get(number) is task:
+            del self._under_way[number]
 
     async def _ask(self, number: str) -> HlrResult | None:
         assert self._source is not None  # noqa: S101 - live() checked

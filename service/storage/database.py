@@ -22,6 +22,7 @@ OLDEST_VERSION = 160000
 ACQUIRE_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 10.0
+_ALWAYS_FOR_OTHERS = 2
 _RELEASE_TIMEOUT_S = 1.0
 _RENEW_EVERY_S = 1.0
 
@@ -78,9 +79,13 @@ class Database:
     `on_error` hears of each failure: the class of its SQLSTATE (PostgreSQL's manual, appendix A), or `NO_SQLSTATE`.
     """
 
-    def __init__(self, pool: asyncpg.Pool, on_error: Callable[[str], None] = _not_counted) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, on_error: Callable[[str], None] = _not_counted, for_accepts: int = 0
+    ) -> None:
         self._pool = pool
         self._on_error = on_error
+        most = pool.get_max_size()
+        self._others = asyncio.Semaphore(max(most - for_accepts, min(most, _ALWAYS_FOR_OTHERS)))
         self._renewed_at_s = -math.inf
 
     @classmethod
@@ -90,18 +95,23 @@ class Database:
         *,
         connections: int = 20,
         statement_cache: int = 0,
+        for_accepts: int = 0,
+        statements_end_s: float | None = None,
         on_error: Callable[[str], None] = _not_counted,
     ) -> Database:
         """Connect and check that commits here are durable.
 
         `statement_cache` prepared statements are kept by each connection. Only 0 works behind PgBouncer, where the next
-        transaction may be on another connection of the server.
+        transaction may be on another connection of the server. `for_accepts` connections are kept for `accepting`.
+        A statement that is given up is cancelled at the server; with `statements_end_s` the server ends it by itself
+        after that time, should the request to cancel get lost. Behind PgBouncer it cannot be told so.
 
         Raises:
             ConfigurationError: the server is too old, its commits would not survive a crash, or it is a PgBouncer and
                 `statement_cache` is not 0.
             StoreOverloaded: it cannot be reached.
         """
+        end = {} if statements_end_s is None else {"statement_timeout": f"{statements_end_s * 1000:.0f}"}
         try:
             pool = await asyncpg.create_pool(
                 dsn,
@@ -111,7 +121,7 @@ class Database:
                 statement_cache_size=statement_cache,
                 reset=_nothing_to_reset,
                 server_settings={"application_name": "sms-gateway", "timezone": "UTC"}
-                | (_PLANS_TO_KEEP if statement_cache else {}),
+                | (_PLANS_TO_KEEP | end if statement_cache else {}),
             )
         except pg.ClientConfigurationError as error:
             raise ConfigurationError("SMS_GATEWAY_DATABASE_URL is not like postgresql://user@host/name.") from error
@@ -119,7 +129,7 @@ class Database:
             if statement_cache and _NO_SUCH_PARAMETER in str(error):
                 raise ConfigurationError("Behind PgBouncer, set SMS_GATEWAY_STATEMENT_CACHE=0.") from error
             raise StoreOverloaded(f"PostgreSQL cannot be reached: {type(error).__name__}") from error
-        database = cls(pool, on_error)
+        database = cls(pool, on_error, for_accepts)
         try:
             await database._check_durability()
         except BaseException:
@@ -158,6 +168,21 @@ class Database:
             CommitUnknown: the connection broke; what was sent may have been stored.
             Unstorable: PostgreSQL refused the data.
         """
+        try:
+            async with asyncio.timeout(ACQUIRE_TIMEOUT_S if self._others.locked() else None):
+                await self._others.acquire()
+        except TimeoutError as error:
+            self._count(error)
+            raise StoreOverloaded("no connection to PostgreSQL is free") from error
+        try:
+            async with self.accepting() as connection:
+                yield connection
+        finally:
+            self._others.release()
+
+    @asynccontextmanager
+    async def accepting(self) -> AsyncIterator[Connection]:
+        """The same for batches of accepted messages, on those that are kept for them. Raises as `writing` does."""
         try:
             connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
         except UNREACHABLE as error:

@@ -19,6 +19,8 @@ from service.storage.queue import lock_messages
 from service.storage.sql import queries
 
 BULKS_AT_ONCE: Final = 4
+ACCEPTS_AT_ONCE: Final = 2
+"""Batches of single messages; each has a connection kept for it."""
 BULK_PATIENCE_S: Final = 15.0
 
 _CHUNK: Final = 50
@@ -94,7 +96,7 @@ class MessageStore:
         self._inserts: Batcher[tuple[NewMessage, Key | None], datetime | Earlier | None] = Batcher(
             self._insert,
             lock_key=lambda item: (item[0].client_id.int, item[1].key if item[1] else ""),
-            flights=2,
+            flights=ACCEPTS_AT_ONCE,
             crowd=_CROWD,
             patience_s=PATIENCE_S,
         )
@@ -121,7 +123,7 @@ class MessageStore:
             # Two requests with one key in one batch: the first goes in, the other reads what it made.
             if key is None or first.setdefault((key.client_id, key.key), message.id) == message.id:
                 leading.append((message, key))
-        async with self._database.writing() as connection:
+        async with self._database.accepting() as connection:
             rows = await connection.fetch(
                 _SQL["insert_messages"], _as_json(leading), self._keep_keys, timeout=PATIENCE_S
             )

@@ -109,7 +109,7 @@ async def test_a_dead_provider_is_shown_as_failing_before_its_samples_are_many(u
     assert [one.provider for one in route.providers] == ["signing", "primary"]
     await routed.database.execute("UPDATE health_samples SET bucket_at = bucket_at - interval '10 seconds'")
     await routed.health.add({_US: Samples(calls=1)})
-    routed.health._now = lambda: routed.health._asked_s + 1  # noqa: SLF001 - the clock
+    routed.reads.health._now = lambda: routed.reads.health._asked_s + 1  # noqa: SLF001 - the clock
     [own] = _standing(await _routes(url, key), 2, "primary")
     assert (own.state, own.share, own.reason) == ("healthy", 1.0, None)
 
@@ -145,10 +145,10 @@ async def test_who_asks_again_within_a_second_costs_the_database_nothing(url: st
     key = await make_key(routed, "read")
     await routed.health.add({_US: Samples(calls=1)})
     first = await _routes(url, key)
-    routed.health._now = lambda: routed.health._asked_s + 0.9  # noqa: SLF001 - the clock
+    routed.reads.health._now = lambda: routed.reads.health._asked_s + 0.9  # noqa: SLF001 - the clock
     await routed.health.add({_US: Samples(calls=1)})
     assert await _routes(url, key) == first
-    routed.health._now = lambda: routed.health._asked_s + 1  # noqa: SLF001 - the clock
+    routed.reads.health._now = lambda: routed.reads.health._asked_s + 1  # noqa: SLF001 - the clock
     assert _standing(await _routes(url, key), 2, "primary")[0].samples.calls == 2
 
 

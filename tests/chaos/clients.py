@@ -48,7 +48,7 @@ class Record:
     def surprise(self) -> str | None:
         """An answer that the contract does not know."""
         for status, code in zip(self.statuses, self.codes, strict=True):
-            expected = {0, 200, 503} if not self.poisonous else {0, 422, 503}
+            expected = {0, 200, 429, 503} if not self.poisonous else {0, 422, 429, 503}
             if status not in expected or (self.poisonous and status == 422 and code != "unstorable"):
                 return f"{self.name}: {status} {code}"
         return None if {200, 422} & set(self.statuses) or not self.key else f"{self.name}: never answered"

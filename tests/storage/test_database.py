@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -213,6 +213,43 @@ async def test_a_read_of_a_server_that_hangs_ends_in_time(own: Database) -> None
         async with own.reading(within_s=0.05) as connection:
             await connection.execute("SELECT pg_sleep(60)")
     assert await own.fetch("SELECT 1")
+
+
+async def test_a_statement_that_is_given_up_ends_at_the_server(own: Database) -> None:
+    with pytest.raises(StoreOverloaded):
+        async with own.reading(within_s=0.05) as connection:
+            await connection.execute("SELECT pg_sleep(61)")
+    running = "SELECT count(*) AS n FROM pg_stat_activity WHERE query LIKE '%pg_sleep(61)' AND state = 'active'"
+    async with asyncio.timeout(30):
+        while [row["n"] for row in await own.fetch(running)] != [0]:  # noqa: ASYNC110 - only the server knows
+            await asyncio.sleep(0.01)
+
+
+async def test_a_server_that_was_told_so_ends_statements_by_itself(postgres: str, template: str) -> None:
+    async with migrated_database(postgres, template) as dsn:
+        database = await Database.open(dsn, connections=1, statement_cache=10, statements_end_s=0.05)
+        try:
+            with pytest.raises(StoreOverloaded, match="57014"):
+                await database.execute("SELECT pg_sleep(60)")
+        finally:
+            await database.close()
+
+
+async def test_connections_are_kept_for_accepts_whatever_else_is_asked(postgres: str, template: str) -> None:
+    async with migrated_database(postgres, template) as dsn, AsyncExitStack() as stack:
+        database = await Database.open(dsn, connections=4, for_accepts=2)
+        stack.push_async_callback(database.close)
+        for _ in range(2):
+            await stack.enter_async_context(database.writing())
+        others = [asyncio.create_task(database.fetch("SELECT 1")) for _ in range(10)]
+        await asyncio.wait(others, timeout=0.1)
+        for _ in range(2):
+            connection = await stack.enter_async_context(database.accepting())
+            assert await connection.fetchval("SELECT 1") == 1
+        assert not any(task.done() for task in others)
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others)
 
 
 @pytest.fixture
