@@ -39,6 +39,7 @@ from service.pipeline.limits import Limits
 from service.pipeline.lookup import Lookup
 from service.pipeline.receive import Receive
 from service.runtime import Runtime
+from service.storage.callers import Callers
 from service.storage.schema import newest_version
 
 _GATEWAY: Final = (
@@ -87,9 +88,9 @@ class Served(Surround):
             StoreError: the API keys cannot be read. All stays as it was.
         """
         api = _api(runtime)
+        api.directory.take_over(self._state.api.directory)
         # Or the first requests would wait, or fail where the database or an issuer of tokens is away just then.
         await api.directory.fill()
-        api.directory.take_over(self._state.api.directory)
         self._state.api = api
 
 
@@ -122,7 +123,7 @@ def _api(runtime: Runtime) -> Api:
     lookup = Lookup(runtime)
     return Api(
         runtime=runtime,
-        directory=Directory(runtime.clients, _tokens(runtime)),
+        directory=Directory(Callers(runtime.database), _tokens(runtime)),
         drafter=Drafter(runtime.config, runtime.webhook_policy, runtime.tracing),
         accept=Accept(runtime),
         lookup=lookup,
