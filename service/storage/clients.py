@@ -99,6 +99,10 @@ class ClientStore:
         """Every client, by name."""
         return await self._database.fetch(_SQL["clients"])
 
+    async def shown_client(self, name: str) -> Record | None:
+        """That one of `clients`; None where there is none of that name."""
+        return await self._database.fetchrow(_SQL["shown_client"], name)
+
     async def client_id(self, name: str) -> UUID | None:
         """The client of that name; None where there is none."""
         row = await self._database.fetchrow(_SQL["client"], name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 import orjson
 import pytest
@@ -17,6 +18,7 @@ from tests.gateway import migrated_database
 
 FEW_BLOCKS = 100
 ROWS = 3_000
+CLAIM = "(text, uuid[], timestamptz[], int, uuid, uuid, int)"
 MESSAGES = (
     "INSERT INTO messages (id, client_id, recipient, sender, body, traffic, country, encoding, segments, send_at,"
     " due_at, expires_at)"
@@ -59,8 +61,8 @@ async def blocks_and_rows(connection: Connection, arguments: str) -> tuple[int, 
 
 async def test_an_otp_is_claimed_without_a_look_at_the_campaign_that_is_due_before_it(fresh: Database) -> None:
     client_id = await rows.a_client(fresh)
-    arguments = f"('otp', '{{}}', '{{}}', 64, '{new_id()}')"
-    async with kept(fresh, "deliver", "claim", "(text, uuid[], timestamptz[], int, uuid)", arguments) as connection:
+    arguments = f"('otp', '{{}}', '{{}}', 64, '{new_id()}', '{UUID(int=0)}', 256)"
+    async with kept(fresh, "deliver", "claim", CLAIM, arguments) as connection:
         await connection.execute(MESSAGES, client_id, "marketing", ROWS)
         await connection.execute(MESSAGES, client_id, "otp", 1)
         blocks, found = await blocks_and_rows(connection, arguments)

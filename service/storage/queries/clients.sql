@@ -26,6 +26,9 @@ SELECT id, webhook_secret FROM clients WHERE name = $1
 -- name: clients
 SELECT name, require_idempotency_key, special_rates, senders, countries, limits, created_at FROM clients ORDER BY name
 
+-- name: shown_client
+SELECT name, require_idempotency_key, special_rates, senders, countries, limits, created_at FROM clients WHERE name = $1
+
 -- name: set_client
 -- Changes what is not NULL. Of senders and countries an empty list means: all; a limit that is null: the default.
 UPDATE clients
