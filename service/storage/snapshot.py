@@ -90,7 +90,8 @@ class Snapshot(Generic[Key, Row]):
             StoreError: it could not be read.
         """
         async with self._turn:
-            before, self._seen = self._seen, await self._changes(self._seen, self._rows)
+            before = self._seen
+            self._seen = await (self._present() if before is None else self._changes(before, self._rows))
         now_s = self._clock()
         if _went_back(before, self._seen):
             self._pass_at_s = min(self._pass_at_s, now_s)
@@ -117,7 +118,7 @@ class Snapshot(Generic[Key, Row]):
 
     async def _read_all(self) -> None:
         fresh: dict[Key, Row] = {}
-        began = await self._changes(None, fresh)
+        began = await self._present()
         after = _BEFORE_ALL
         while page := await self._database.fetch(self._sql["page"], after, _PAGE):
             for record in page:
@@ -130,10 +131,14 @@ class Snapshot(Generic[Key, Row]):
             self._rows, self._seen = fresh, now
             self._pass_at_s = self._clock() + _PASS_EVERY_S
 
-    async def _changes(self, since: str | None, rows: dict[Key, Row]) -> str:
-        """Bring `rows` from the snapshot `since` (None: it alone is read) to the present one, which is returned."""
+    async def _present(self) -> str:
+        present: str = (await self._database.fetch(self._sql["present"]))[0][0]
+        return present
+
+    async def _changes(self, since: str, rows: dict[Key, Row]) -> str:
+        """Bring `rows` from the snapshot `since` to the present one, which is returned."""
         snapshot: str | None = None
-        xid, row_id = 0, _BEFORE_ALL
+        xid, row_id = _xmin(since), _BEFORE_ALL
         while True:
             page = await self._database.fetch(self._sql["changed"], since, xid, row_id, _PAGE)
             # That of the first page: what the others see besides is seen again.
@@ -150,7 +155,7 @@ class Snapshot(Generic[Key, Row]):
     async def _look_up(self, keys: Sequence[Key]) -> list[Row | None]:
         async with self._turn:
             if self._seen is None:  # first: else what changes after the look-up would not be read
-                self._seen = await self._changes(None, self._rows)
+                self._seen = await self._present()
             for record in await self._database.fetch(self._sql["by_key"], list(set(keys))):
                 self._keep(record, self._rows)
         return [self._rows.get(key) for key in keys]

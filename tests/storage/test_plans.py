@@ -29,6 +29,10 @@ ATTEMPTS = (
     "INSERT INTO attempts (id, message_id, provider, receipt_key)"
     " SELECT new_id(), new_id(), 'primary', n::text FROM generate_series(1, $1::int) AS n"
 )
+KEYS = (
+    "INSERT INTO api_keys (id, client_id, key_hash, hint, scopes)"
+    " SELECT new_id(), $1, sha256(gen_random_uuid()::text::bytea), '', '{}' FROM generate_series(1, $2::int)"
+)
 
 
 @pytest.fixture
@@ -77,5 +81,20 @@ async def test_orphans_are_matched_without_a_look_at_all_attempts(fresh: Databas
             "INSERT INTO orphan_receipts (provider, provider_message_id, status) VALUES ('primary', '7', 'delivered')"
         )
         blocks, found = await blocks_and_rows(connection, "")
+    assert found == 1
+    assert blocks < FEW_BLOCKS
+
+
+async def test_changes_of_keys_are_read_without_a_look_at_the_keys_that_did_not_change(fresh: Database) -> None:
+    client_id = await rows.a_client(fresh)
+    changed = queries("changes")["changed"].format(rows=queries("clients")["living_keys"])
+    async with fresh.writing() as connection:
+        await connection.execute(f"PREPARE planned (text, xid8, uuid, int) AS {changed}")
+        await connection.execute(KEYS, client_id, 10 * ROWS)
+        snapshot = str(await connection.fetchval("SELECT pg_current_snapshot()::text"))
+        arguments = f"('{snapshot}', '{snapshot.partition(':')[0]}', '{UUID(int=0)}', 250)"
+        await connection.execute(f"EXECUTE planned {arguments}")
+        await connection.execute(KEYS, client_id, 1)
+        blocks, found = await blocks_and_rows(connection, arguments)
     assert found == 1
     assert blocks < FEW_BLOCKS

@@ -1,15 +1,18 @@
+-- name: present
+SELECT pg_current_snapshot()::text
+
 -- name: changed
 -- What transactions changed that the snapshot $1 did not see, and the present snapshot, for the next reading. Where nothing
--- has changed (or $1 is NULL) one row comes, with the snapshot only. $2 and $3 the last change and row of the page before,
--- $4 how many. The rows are a query with the columns id, key, changed_xid and ended.
+-- has changed one row comes, with the snapshot only. From behind the transaction $2 and the row $3 on: first the oldest
+-- transaction that ran at $1. $4 how many. The rows are a query with the columns id, key, changed_xid and ended.
 -- A transaction that is still to come here was one of another server, whose dump brought the row: a full pass reads it.
 SELECT s.now::text AS snapshot, r.*
 FROM (SELECT pg_current_snapshot() AS now) AS s
 LEFT JOIN LATERAL (
     SELECT *
     FROM ({rows}) AS t
-    WHERE changed_xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND changed_xid < pg_snapshot_xmax(s.now)
-      AND (changed_xid, id) > ($2, $3) AND NOT pg_visible_in_snapshot(changed_xid, $1::text::pg_snapshot)
+    WHERE (changed_xid, id) > ($2, $3) AND changed_xid < pg_snapshot_xmax(s.now)
+      AND NOT pg_visible_in_snapshot(changed_xid, $1::text::pg_snapshot)
     ORDER BY changed_xid, id
     LIMIT $4
 ) AS r ON true
