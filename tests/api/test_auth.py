@@ -136,7 +136,7 @@ async def test_a_revoked_key_ends_within_two_seconds() -> None:
     await directory.authorize("Bearer a", "send")
     clock.now_s += 0.2
     late = asyncio.create_task(directory.authorize("Bearer a", "send"))
-    await keys.asked.wait()
+    await asyncio.wait_for(keys.asked.wait(), 10)
     keys.may_answer.set()
     with pytest.raises(Problem, match="401"):
         await late
@@ -154,7 +154,7 @@ async def test_changes_are_read_once_a_second_and_nobody_waits_for_them() -> Non
     keys.may_answer.clear()
     clock.now_s += 0.2
     assert (await directory.authorize("Bearer a", "send")).client == "shop"
-    await keys.asked.wait()
+    await asyncio.wait_for(keys.asked.wait(), 10)
     assert keys.readings == 2
     keys.may_answer.set()
 
