@@ -41,6 +41,7 @@ from service.pipeline.limits import Limits
 from service.pipeline.lookup import Lookup
 from service.pipeline.receive import Receive
 from service.runtime import Runtime
+from service.storage.callers import Callers
 from service.storage.schema import newest_version
 
 _GATEWAY: Final = (
@@ -89,9 +90,9 @@ class Served(Surround):
             StoreError: the API keys cannot be read. All stays as it was.
         """
         api = _api(runtime, self._state.api.admission)
+        api.directory.take_over(self._state.api.directory)
         # Or the first requests would wait, or fail where the database or an issuer of tokens is away just then.
         await api.directory.fill()
-        api.directory.take_over(self._state.api.directory)
         self._state.api = api
 
 
@@ -125,7 +126,7 @@ def _api(runtime: Runtime, admission: Admission) -> Api:
     return Api(
         runtime=runtime,
         admission=admission,
-        directory=Directory(runtime.clients, _tokens(runtime)),
+        directory=Directory(Callers(runtime.database), _tokens(runtime)),
         drafter=Drafter(runtime.config, runtime.webhook_policy, runtime.tracing),
         accept=Accept(runtime),
         lookup=lookup,

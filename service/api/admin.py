@@ -215,7 +215,9 @@ def _check_lists(senders: Sequence[str] | None, countries: Sequence[str] | None)
 
 
 async def _find(clients: ClientStore, name: str) -> Mapping[str, Any]:
-    return next(dict(row) for row in await clients.clients() if row["name"] == name)
+    row = await clients.shown_client(name)
+    assert row is not None  # noqa: S101 - just made or changed, and clients are never deleted
+    return dict(row)
 
 
 def _client(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -17,6 +17,7 @@ from service.storage.clients import Principal
 
 log = logging.getLogger(__name__)
 
+READ_EVERY_S = 1.0
 MAX_AGE_S = 2.0
 MIN_INTERVAL_S = 0.1
 PATIENCE_S = 1.0
@@ -25,43 +26,50 @@ _JWT = "ey"  # how every JWT begins: an API key of ours never does
 _JWT_DOTS = 2
 
 
-class Principals(Protocol):
-    """Where the living keys are read from."""
+class Callers(Protocol):
+    """Where the living keys and the clients are known: `service.storage.callers`."""
 
-    def principals(self) -> Awaitable[Mapping[bytes, Principal]]:
-        """Every living key's hash with what it allows."""
+    def follow(self) -> Awaitable[None]:
+        """Read what has changed."""
+        ...
+
+    def fill(self) -> Awaitable[None]:
+        """The same, and wait until everything has been read once."""
+        ...
+
+    def of_key(self, hashed: bytes) -> Awaitable[Principal | None]:
+        """Who calls with the key of that hash."""
+        ...
+
+    def client(self, name: str) -> Awaitable[Principal | None]:
+        """The client of that name, without scopes."""
         ...
 
     def note_use(self, key_hashes: Sequence[bytes]) -> Awaitable[None]:
         """Note that these keys are in use."""
         ...
 
-    def clients_by_name(self) -> Awaitable[Mapping[str, Principal]]:
-        """Every client with what it allows, without scopes."""
-        ...
-
 
 class Directory:
-    """Every living key, in memory.
+    """Who calls: found in memory, which is kept up while there are callers.
 
-    It is read again on use when it is older than 2 s, so a revoked key ends within that time. While the database does
-    not answer, the known keys go on working. A key that is not found is never refused by an old copy: the copy is
-    renewed first, at most every 100 ms however many wrong keys come. With `tokens` those are taken too.
+    Changes are read once a second, beside; a caller waits for them where the last reading began more than 2 s ago, so a
+    revoked key ends within that time. While the database does not answer, the known keys go on working. A key that is
+    not in memory is looked up. With `tokens` those are taken too.
     """
 
     def __init__(
-        self, clients: Principals, tokens: Tokens | None = None, *, clock: Callable[[], float] = time.monotonic
+        self, callers: Callers, tokens: Tokens | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._clients = clients
+        self._callers = callers
         self._tokens = tokens
         self._clock = clock
-        self._principals: Mapping[bytes, Principal] = {}
-        self._by_name: Mapping[str, Principal] = {}
         self._as_of_s = float("-inf")
-        """When the copy's reading began: it holds every key that was made before."""
+        """When the last reading began: memory holds every change that was committed before."""
         self._reading: asyncio.Task[None] | None = None
         self._began_s = float("-inf")
         self._used: set[bytes] = set()
+        """Of known keys only, so there are no more than those."""
         self._noting: asyncio.Task[None] | None = None
 
     async def authorize(self, authorization: str | None, scope: str) -> Principal:
@@ -85,7 +93,8 @@ class Directory:
         return principal
 
     def take_over(self, old: Directory) -> None:
-        """Go on with what another knows of the issuers of tokens."""
+        """Go on with what another over the same database knows of keys, clients and issuers of tokens."""
+        self._callers, self._as_of_s = old._callers, old._as_of_s
         if self._tokens is not None and old._tokens is not None:
             self._tokens.take_over(old._tokens)
 
@@ -95,23 +104,22 @@ class Directory:
         Raises:
             StoreError: they could not be read.
         """
-        await self._read_since(self._clock())
+        now_s = self._clock()
+        await self._callers.fill()
+        self._as_of_s = now_s
 
     async def _of_token(self, tokens: Tokens, token: str, hashed: bytes) -> Principal:
         bearer = await tokens.bearer(token, hashed)
-        now_s = self._clock()
-        if self._as_of_s < now_s - MAX_AGE_S:
-            await self._renew(now_s - MAX_AGE_S)
-        if bearer.client not in self._by_name:
-            await self._read_since(now_s)
-        client = self._by_name.get(bearer.client)
+        await self._keep_up()
+        client = await self._callers.client(bearer.client)
         if client is None:
             raise Problem(403, "client_unknown", "The client of this token does not exist: an operator must create it.")
         return replace(client, scopes=bearer.scopes, actor=bearer.actor)
 
     async def _of_key(self, hashed: bytes) -> Principal:
-        principal = await self._find(hashed)
-        # A copy that cannot be renewed may hold keys that have ended since.
+        await self._keep_up()
+        principal = await self._callers.of_key(hashed)
+        # What cannot be kept up may hold keys that have ended since.
         if principal is None or (principal.expires_at is not None and principal.expires_at <= datetime.now(UTC)):
             raise refused("This API key does not exist, has expired or has been revoked. Use a living one.")
         self._used.add(hashed)
@@ -124,47 +132,35 @@ class Directory:
         while self._used:
             used, self._used = self._used, set()
             try:
-                await self._clients.note_use(list(used))
+                await self._callers.note_use(list(used))
             except StoreError as error:
                 log.warning("it was not noted which keys are used", extra={"error": str(error)})
             await asyncio.sleep(NOTE_EVERY_S)
 
-    async def _find(self, hashed: bytes) -> Principal | None:
+    async def _keep_up(self) -> None:
+        """Renew what is known; where that fails, or takes longer than 1 s, go on with the old, if there is any."""
         now_s = self._clock()
-        if self._as_of_s < now_s - MAX_AGE_S:
-            await self._renew(now_s - MAX_AGE_S)
-        if hashed not in self._principals:
-            await self._read_since(now_s)
-        return self._principals.get(hashed)
-
-    async def _renew(self, wanted_s: float) -> None:
-        """Renew the copy; where that fails go on with the old one, if there is one."""
-        try:
-            await self._read_since(wanted_s)
-        except StoreError:
-            if self._as_of_s == float("-inf"):
-                raise
-
-    async def _read_since(self, wanted_s: float) -> None:
-        """Wait for a copy whose reading began at `wanted_s` or later.
-
-        Raises:
-            StoreError: it could not be read, or not within 1 s.
-        """
+        if self._as_of_s < now_s - READ_EVERY_S:
+            self._read_soon()
+        if self._as_of_s >= now_s - MAX_AGE_S:
+            return
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while self._as_of_s < wanted_s:
-                    if self._reading is None or self._reading.done():
-                        self._reading = asyncio.create_task(self._read())
-                        self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
-                    await asyncio.shield(self._reading)
-        except TimeoutError as error:
-            raise StoreOverloaded("the API keys could not be read in time") from error
+                while self._as_of_s < now_s - MAX_AGE_S:
+                    await asyncio.shield(self._read_soon())
+        except (StoreError, TimeoutError) as error:
+            if self._as_of_s == float("-inf"):
+                raise StoreOverloaded("the API keys could not be read") from error
+
+    def _read_soon(self) -> asyncio.Task[None]:
+        """The reading that is under way, or a new one."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())
+            self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._reading
 
     async def _read(self) -> None:
         await asyncio.sleep(self._began_s + MIN_INTERVAL_S - self._clock())
         self._began_s = began_s = self._clock()
-        if self._tokens is not None:
-            self._by_name = await self._clients.clients_by_name()
-        self._principals = await self._clients.principals()
+        await self._callers.follow()
         self._as_of_s = began_s

@@ -106,7 +106,7 @@ async def _bootstrap(runtime: Runtime) -> None:
     if runtime.keyring.open(sealed) != secret:
         await runtime.clients.set_webhook_secret(client_id, runtime.keyring.seal(secret))
     await runtime.clients.add_key(client_id, api_key, KeyTerms(SCOPES))
-    if key_hash(api_key) not in await runtime.clients.principals():
+    if not await runtime.clients.key_lives(key_hash(api_key)):
         raise ConfigurationError(
             "The API key of `dev` has been revoked: set SMS_GATEWAY_BOOTSTRAP_KEY to another. If that is not set, "
             f"remove {environment.data_dir / 'api-key'}, and a new key is made."

@@ -2,7 +2,7 @@
 
 A limiter of the AIMD family (additive increase, multiplicative decrease, as in TCP) with latency as a second sign, as
 Netflix's concurrency-limits has it. It is a state machine without a clock: every time is passed in, in seconds.
-docs/decisions/0016-concurrency.md gives the reasons for the numbers.
+docs/decisions/0017-concurrency.md gives the reasons for the numbers.
 """
 
 from __future__ import annotations

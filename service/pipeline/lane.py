@@ -17,7 +17,7 @@ from service.errors import StoreError
 from service.pipeline.lease import Lease
 from service.runtime import Runtime
 from service.storage.batch import TO_PROVIDER_EVERY_S
-from service.storage.queue import Claimed
+from service.storage.queue import Claimed, Walk
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ _NEW_S = 1.0
 """Since it was to go out. What waits for a provider's pace is older and comes one by one, so it is left to the poll."""
 _FLOOR_LIFETIME_S = 10.0
 _FLOOR_MARGIN = timedelta(seconds=2)
+_FLOORS = 100
+"""Of so many clients at most: every step of a claim from client to client looks at all of them."""
 
 
 Deliver: TypeAlias = Callable[[Claimed, asyncio.Task[None] | None], Coroutine[Any, Any, None]]
@@ -52,6 +54,7 @@ class Lane:
         self._wake = runtime.hints.lanes[traffic]
         self._floors: dict[UUID, datetime] = {}
         self._floors_until_s = 0.0
+        self._walk = Walk()
         self.claiming_since_s = math.inf
         self.under_way: dict[UUID, asyncio.Task[None]] = {}
 
@@ -63,14 +66,15 @@ class Lane:
                 await self._round()
 
     async def _round(self) -> None:
-        self._wake.clear()
         began_s = time.monotonic()
         free = min(self._limit - len(self.under_way), self._room(self._traffic))
+        if free <= 0 or not self._walk.may_be_more:  # else who woke may be behind: the walk goes round again at once
+            self._wake.clear()
         claimed = await self._claim(free) if free > 0 else []
         every_s = TO_PROVIDER_EVERY_S[self._traffic]
         # Where new ones came, more will: they are looked for without a hint, unless nothing keeps the looks apart.
         flowing = every_s > 0 and any(message.age_s < _NEW_S for message in claimed)
-        if free <= 0 or (len(claimed) < free and not flowing):
+        if free <= 0 or (len(claimed) < free and not flowing and not self._walk.may_be_more):
             await self._rest()
         if (wait_s := began_s + every_s - time.monotonic()) > 0:
             await asyncio.sleep(wait_s)  # a claim costs as much for one as for many
@@ -87,7 +91,9 @@ class Lane:
         self.claiming_since_s = time.monotonic()
         try:
             self._reset_floors()
-            messages = await self._runtime.queue.claim(self._traffic, self._lease.worker_id, self._floors, free)
+            messages = await self._runtime.queue.claim(
+                self._traffic, self._lease.worker_id, self._floors, free, self._walk
+            )
         except StoreError as error:
             self._runtime.metrics.worker_errors.labels("claim").inc()
             self._floors_until_s = 0.0  # a crash may have taken claims back, and what is due again lies below them
@@ -96,9 +102,7 @@ class Lane:
         finally:
             self.claiming_since_s = math.inf
         for message in messages:
-            self._floors[message.client_id] = max(
-                self._floors.get(message.client_id, _LONG_AGO), message.due_at - _FLOOR_MARGIN
-            )
+            self._raise_floor(message.client_id, message.due_at - _FLOOR_MARGIN)
             self._runtime.metrics.queue_wait_s.labels(self._traffic.value).observe(message.waited_s)
             task = asyncio.create_task(self._deliver(message, self.under_way.get(message.id)))
             self.under_way[message.id] = task
@@ -113,6 +117,12 @@ class Lane:
             del self.under_way[message_id]
         if full:
             self._wake.set()
+
+    def _raise_floor(self, client_id: UUID, floor_at: datetime) -> None:
+        """Those of the clients that were claimed from last are kept."""
+        self._floors[client_id] = max(self._floors.pop(client_id, _LONG_AGO), floor_at)
+        if len(self._floors) > _FLOORS:
+            del self._floors[next(iter(self._floors))]
 
     def _reset_floors(self) -> None:
         """Look from the beginning again now and then: a slow commit can be due before what was claimed last."""

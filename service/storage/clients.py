@@ -82,17 +82,9 @@ class ClientStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def principals(self) -> dict[bytes, Principal]:
-        """Every living key's hash with what it allows."""
-        return {row["key_hash"]: _principal(row) for row in await self._database.fetch(_SQL["principals"])}
-
-    async def clients_by_name(self) -> dict[str, Principal]:
-        """Every client with what it allows, without scopes."""
-        return {row["name"]: _principal(row) for row in await self._database.fetch(_SQL["clients_by_name"])}
-
-    async def note_use(self, key_hashes: Sequence[bytes]) -> None:
-        """Note that these keys are in use."""
-        await self._database.execute(_SQL["note_use"], key_hashes)
+    async def key_lives(self, hashed: bytes) -> bool:
+        """Whether there is a key of that hash which neither has expired nor was revoked."""
+        return bool((await self._database.fetch(_SQL["key_lives"], hashed))[0][0])
 
     async def ensure_client(self, name: str, sealed_secret: bytes, by: Actor = GATEWAY) -> tuple[UUID, bytes]:
         """The client of that name, made where there is none; returns its id and its sealed webhook secret."""
@@ -106,6 +98,10 @@ class ClientStore:
     async def clients(self) -> list[Record]:
         """Every client, by name."""
         return await self._database.fetch(_SQL["clients"])
+
+    async def shown_client(self, name: str) -> Record | None:
+        """That one of `clients`; None where there is none of that name."""
+        return await self._database.fetchrow(_SQL["shown_client"], name)
 
     async def client_id(self, name: str) -> UUID | None:
         """The client of that name; None where there is none."""
@@ -187,24 +183,3 @@ class ClientStore:
 
 def _days(lasts: timedelta | None) -> float | None:
     return None if lasts is None else lasts / timedelta(days=1)
-
-
-def _principal(row: Record) -> Principal:
-    return Principal(
-        client_id=row["client_id"],
-        client=row["name"],
-        scopes=frozenset(row["scopes"]),
-        require_idempotency_key=row["require_idempotency_key"],
-        senders=_both(row["senders"], row["key_senders"]),
-        countries=_both(row["countries"], row["key_countries"]),
-        limits={kind: Rate(**rate) for kind, rate in orjson.loads(row["limits"]).items()},
-        special_rates=row["special_rates"],
-        expires_at=row["expires_at"],
-        actor=f"key:{row['key_id']}",
-    )
-
-
-def _both(of_client: Sequence[str] | None, of_key: Sequence[str] | None) -> frozenset[str] | None:
-    """What both lists allow."""
-    lists = [frozenset(allowed) for allowed in (of_client, of_key) if allowed is not None]
-    return frozenset.intersection(*lists) if lists else None

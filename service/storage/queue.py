@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import orjson
+from asyncpg import Record
 
 from service.domain.message import Traffic
 from service.errors import StoreError, Unstorable
@@ -20,6 +21,8 @@ from service.storage.numbers import Known, known
 from service.storage.sql import queries
 
 _SQL = queries("deliver")
+_HOPS: Final = 256
+_TWICE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,28 @@ class Claimed:
     tried: tuple[Tried, ...]
     known: Known
     traceparent: str | None
+
+
+class Walk:
+    """Where the claims of a lane are on their way round the clients."""
+
+    def __init__(self) -> None:
+        self.behind = UUID(int=0)
+        """The client behind which the next claim begins."""
+        self.may_be_more = False
+        """Whether clients that the last claim did not look at, or not to the end, may have due messages."""
+        self._idle_wraps = 0
+
+    def went(self, row: Record) -> None:
+        """Hear of a claim from one of its rows."""
+        if row["walked_to"] is None:
+            self._idle_wraps, self.may_be_more = 0, row["left_over"]
+            return
+        self.behind = row["walked_to"]
+        self._idle_wraps = self._idle_wraps + row["wrapped"] if row["id"] is None else 0
+        self.may_be_more = self._idle_wraps < _TWICE  # once over the end may be less than once round
+        if not self.may_be_more:
+            self._idle_wraps = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +164,20 @@ class MessageQueue:
         self._begins = by_lane(self._begin, TO_PROVIDER_EVERY_S, lock_key=lambda item: item.message_id.int)
         self._settlements = by_lane(self._settle, SETTLE_EVERY_S, lock_key=lambda item: item.message_id.int)
 
-    async def claim(self, lane: Traffic, worker_id: UUID, floors: dict[UUID, datetime], limit: int) -> list[Claimed]:
-        """At most `limit` due messages of a lane, a turn for each client; none due before its client's floor."""
+    async def claim(
+        self, lane: Traffic, worker_id: UUID, floors: dict[UUID, datetime], limit: int, walk: Walk | None = None
+    ) -> list[Claimed]:
+        """At most `limit` due messages of a lane, a turn for each client; none due before its client's floor.
+
+        It goes on where `walk` is, and looks at 256 clients at most.
+        """
+        walk = walk or Walk()
         async with self._database.writing() as connection:
             rows = await connection.fetch(
-                _SQL["claim"], lane.value, list(floors), list(floors.values()), limit, worker_id
+                _SQL["claim"], lane.value, list(floors), list(floors.values()), limit, worker_id, walk.behind, _HOPS
             )
-        return [_claimed(row, worker_id) for row in rows]
+        walk.went(rows[0])
+        return [_claimed(row, worker_id) for row in rows if row["id"] is not None]
 
     async def begin(self, item: Begin) -> Begun | None:
         """Write an attempt; None where the message is no longer this worker's to send (or has expired)."""

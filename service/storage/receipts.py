@@ -15,6 +15,7 @@ from service.storage.sql import queries
 
 _SQL = queries("receive")
 _RECOVER = queries("recover")
+_AT_ONCE = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,9 @@ class ReceiptStore:
         )
 
     async def forget_old_orphans(self, age: timedelta) -> None:
-        """Drop orphans that nobody has claimed for `age`."""
-        await self._database.execute(_RECOVER["forget_old_orphans"], age)
+        """Drop orphans that nobody has claimed for `age`, 5,000 at a time."""
+        while await self._database.execute(_RECOVER["forget_old_orphans"], age, _AT_ONCE) == f"DELETE {_AT_ONCE}":
+            pass
 
 
 async def _attempts(connection: Connection, items: Sequence[News]) -> dict[News, UUID]:

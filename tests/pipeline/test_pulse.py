@@ -22,7 +22,7 @@ from service.storage.audit import GATEWAY
 from service.storage.health import HealthStore
 from service.storage.outbox import Delivery, Outbox
 from service.storage.pauses import Pause, PauseStore
-from service.storage.queue import Claimed, MessageQueue
+from service.storage.queue import Claimed, MessageQueue, Walk
 from service.storage.upkeep import Upkeep
 from tests.gateway import serve
 from tests.pipeline.world import WatchedQueue, World
@@ -92,11 +92,11 @@ async def _health(http: httpx.AsyncClient) -> tuple[int, str]:
 async def test_a_worker_one_of_whose_lanes_hangs_is_not_alive(world: World, loops: Loops) -> None:
     class Hanging(WatchedQueue):
         async def claim(
-            self, lane: Traffic, worker_id: UUID, floors: dict[UUID, datetime], limit: int
+            self, lane: Traffic, worker_id: UUID, floors: dict[UUID, datetime], limit: int, walk: Walk | None = None
         ) -> list[Claimed]:
             if lane is Traffic.OTP:
                 await asyncio.Event().wait()
-            return await super().claim(lane, worker_id, floors, limit)
+            return await super().claim(lane, worker_id, floors, limit, walk)
 
     runtime = _short_lease(world, loops, queue=Hanging(world.runtime))
     async with serve(create_worker_app(runtime)) as url, httpx.AsyncClient(base_url=url) as http:

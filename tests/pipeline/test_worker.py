@@ -19,7 +19,7 @@ from service.pipeline.lane import Lane
 from service.pipeline.lease import Lease
 from service.pipeline.worker import working
 from service.runtime import Runtime
-from service.storage.queue import Claimed, MessageQueue
+from service.storage.queue import Claimed, MessageQueue, Walk
 from service.storage.upkeep import Upkeep
 from tests import rows
 from tests.listener import Listener
@@ -246,14 +246,16 @@ async def test_what_a_crash_put_back_is_found_by_the_next_claim(world: World) ->
         floors: list[int]
         asked = asyncio.Event()
 
-        async def claim(self, lane: Traffic, worker_id: UUID, floors: Any, limit: int) -> list[Claimed]:
+        async def claim(
+            self, lane: Traffic, worker_id: UUID, floors: Any, limit: int, walk: Walk | None = None
+        ) -> list[Claimed]:
             if self.floors and self.floors[-1] and not crash.is_set():
                 crash.set()
                 raise StoreOverloaded("no connection")
             self.floors.append(len(floors))
             if crash.is_set():
                 self.asked.set()
-            return await super().claim(lane, worker_id, floors, limit)
+            return await super().claim(lane, worker_id, floors, limit, walk)
 
     crash = asyncio.Event()
     queue = Crashing(world.runtime)
@@ -266,6 +268,30 @@ async def test_what_a_crash_put_back_is_found_by_the_next_claim(world: World) ->
     running.cancel()
     await asyncio.gather(running, *lane.under_way.values(), return_exceptions=True)
     assert queue.floors[-2:] == [1, 0]
+
+
+async def test_a_lane_does_not_rest_before_it_has_been_round_all_clients(world: World) -> None:
+    """Those of more clients than a claim looks at wait for their time; the next poll is an hour away."""
+    await world.database.execute(
+        "INSERT INTO messages (id, client_id, recipient, sender, traffic, country, encoding, segments, send_at, due_at,"
+        " expires_at) SELECT new_id(), smallest_at(now() - make_interval(days => n)), '+15555550100', 'MyApp',"
+        " 'transactional', 'US', 'gsm-7', 1, now(), now() + interval '1 hour', now() + interval '2 hours'"
+        " FROM generate_series(1, 600) AS n"
+    )
+    message_id = await world.accept()  # its client comes after all of them
+    deliver = world.runtime.config.deliver.model_copy(update={"poll_s": 3600.0})
+    config = world.runtime.config.model_copy(update={"deliver": deliver})
+    runtime = replace(world.runtime, settings=replace(world.runtime.settings, config=config))
+    world.runtime.hints.lanes[Traffic.TRANSACTIONAL].clear()
+    delivered: asyncio.Queue[UUID] = asyncio.Queue()
+
+    async def take(message: Claimed, _: object) -> None:
+        await delivered.put(message.id)
+
+    running = asyncio.create_task(Lane(runtime, world.lease, Traffic.TRANSACTIONAL, take, world.submit.room).run())
+    assert await asyncio.wait_for(delivered.get(), 10) == message_id
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 class Renewals(MessageQueue):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 import orjson
 import pytest
@@ -17,6 +18,7 @@ from tests.gateway import migrated_database
 
 FEW_BLOCKS = 100
 ROWS = 3_000
+CLAIM = "(text, uuid[], timestamptz[], int, uuid, uuid, int)"
 MESSAGES = (
     "INSERT INTO messages (id, client_id, recipient, sender, body, traffic, country, encoding, segments, send_at,"
     " due_at, expires_at)"
@@ -26,6 +28,10 @@ MESSAGES = (
 ATTEMPTS = (
     "INSERT INTO attempts (id, message_id, provider, receipt_key)"
     " SELECT new_id(), new_id(), 'primary', n::text FROM generate_series(1, $1::int) AS n"
+)
+KEYS = (
+    "INSERT INTO api_keys (id, client_id, key_hash, hint, scopes)"
+    " SELECT new_id(), $1, sha256(gen_random_uuid()::text::bytea), '', '{}' FROM generate_series(1, $2::int)"
 )
 
 
@@ -59,8 +65,8 @@ async def blocks_and_rows(connection: Connection, arguments: str) -> tuple[int, 
 
 async def test_an_otp_is_claimed_without_a_look_at_the_campaign_that_is_due_before_it(fresh: Database) -> None:
     client_id = await rows.a_client(fresh)
-    arguments = f"('otp', '{{}}', '{{}}', 64, '{new_id()}')"
-    async with kept(fresh, "deliver", "claim", "(text, uuid[], timestamptz[], int, uuid)", arguments) as connection:
+    arguments = f"('otp', '{{}}', '{{}}', 64, '{new_id()}', '{UUID(int=0)}', 256)"
+    async with kept(fresh, "deliver", "claim", CLAIM, arguments) as connection:
         await connection.execute(MESSAGES, client_id, "marketing", ROWS)
         await connection.execute(MESSAGES, client_id, "otp", 1)
         blocks, found = await blocks_and_rows(connection, arguments)
@@ -75,5 +81,20 @@ async def test_orphans_are_matched_without_a_look_at_all_attempts(fresh: Databas
             "INSERT INTO orphan_receipts (provider, provider_message_id, status) VALUES ('primary', '7', 'delivered')"
         )
         blocks, found = await blocks_and_rows(connection, "")
+    assert found == 1
+    assert blocks < FEW_BLOCKS
+
+
+async def test_changes_of_keys_are_read_without_a_look_at_the_keys_that_did_not_change(fresh: Database) -> None:
+    client_id = await rows.a_client(fresh)
+    changed = queries("changes")["changed"].format(rows=queries("clients")["living_keys"])
+    async with fresh.writing() as connection:
+        await connection.execute(f"PREPARE planned (text, xid8, uuid, int) AS {changed}")
+        await connection.execute(KEYS, client_id, 10 * ROWS)
+        snapshot = str(await connection.fetchval("SELECT pg_current_snapshot()::text"))
+        arguments = f"('{snapshot}', '{snapshot.partition(':')[0]}', '{UUID(int=0)}', 250)"
+        await connection.execute(f"EXECUTE planned {arguments}")
+        await connection.execute(KEYS, client_id, 1)
+        blocks, found = await blocks_and_rows(connection, arguments)
     assert found == 1
     assert blocks < FEW_BLOCKS

@@ -10,7 +10,7 @@ import pytest
 
 from service.domain.ids import new_attempt_id, new_id
 from service.domain.message import Traffic
-from service.storage.queue import Begin, Begun, Move, Settlement, Tried
+from service.storage.queue import Begin, Begun, Move, Settlement, Tried, Walk
 from tests import rows
 from tests.storage.conftest import Store
 
@@ -57,6 +57,71 @@ async def test_a_claim_goes_round_the_clients(store: Store) -> None:
     claimed = {message.id for message in await store.claim(await store.worker(), limit=6)}
     assert set(small) <= claimed
     assert claimed - set(small) == set(campaign[:2]), "the oldest of the campaign"
+
+
+async def test_with_few_places_the_next_claim_goes_on_behind_the_client_of_the_last(store: Store) -> None:
+    for _ in range(10):
+        await store.add()
+    others = [await rows.a_client(store.database, name) for name in ("b", "c")]
+    for client_id in others:
+        await store.add(client_id=client_id)
+    worker_id, walk, claimed = await store.worker(), Walk(), []
+    for _ in range(4):
+        claimed += await store.queue.claim(Traffic.TRANSACTIONAL, worker_id, {}, 1, walk)
+    assert sorted(message.client_id for message in claimed[:3]) == sorted([store.client_id, *others])
+    assert claimed[3].client_id == store.client_id
+
+
+async def add_for_clients(store: Store, clients: int, due_in_s: float = 0) -> None:
+    """A message for each of so many clients."""
+    await store.database.execute(
+        "INSERT INTO messages (id, client_id, recipient, sender, traffic, country, encoding, segments, send_at, due_at,"
+        " expires_at) SELECT new_id(), gen_random_uuid(), '+15555550100', 'MyApp', 'transactional', 'US', 'gsm-7', 1,"
+        " now(), now() + make_interval(secs => $2), now() + interval '2 hours' FROM generate_series(1, $1::int)",
+        clients,
+        due_in_s,
+    )
+
+
+async def test_a_claim_looks_at_a_bounded_number_of_clients_and_the_next_one_at_the_others(store: Store) -> None:
+    await add_for_clients(store, 600)
+    worker_id, walk, counts = await store.worker(), Walk(), []
+    more = True
+    while more:
+        counts.append(len(await store.queue.claim(Traffic.TRANSACTIONAL, worker_id, {}, 1_000, walk)))
+        more = walk.may_be_more
+    assert sum(counts) == 600
+    assert max(counts) <= 256
+
+
+async def test_what_is_due_behind_many_clients_whose_messages_are_not_is_found_and_then_the_walk_rests(
+    store: Store,
+) -> None:
+    await add_for_clients(store, 600, due_in_s=3600)
+    message_id = await store.add()
+    worker_id, walk, found = await store.worker(), Walk(), []
+    for _ in range(3):  # of 256 clients each
+        found += await store.queue.claim(Traffic.TRANSACTIONAL, worker_id, {}, 10, walk)
+    assert [message.id for message in found] == [message_id]
+    assert walk.may_be_more
+    claims = 0
+    while walk.may_be_more:
+        assert await store.queue.claim(Traffic.TRANSACTIONAL, worker_id, {}, 10, walk) == []
+        claims += 1
+    assert claims <= 6, "twice round"
+
+
+async def test_of_many_messages_of_many_clients_none_is_left_while_the_walk_rests(store: Store) -> None:
+    expected = [await store.add() for _ in range(30)]
+    others = [await rows.a_client(store.database, name) for name in ("b", "c", "d")]
+    expected += [await store.add(client_id=client_id) for client_id in others]
+    worker_id, walk, found = await store.worker(), Walk(), []
+    more = True
+    while more:
+        claimed = await store.queue.claim(Traffic.TRANSACTIONAL, worker_id, {}, 20, walk)
+        found += claimed
+        more = walk.may_be_more or len(claimed) == 20
+    assert sorted(message.id for message in found) == sorted(expected)
 
 
 async def test_a_new_client_needs_no_floor(store: Store) -> None:

@@ -1,17 +1,18 @@
--- name: principals
--- Every living key with what it and its client may do.
-SELECT k.key_hash, k.id AS key_id, k.scopes, k.senders AS key_senders, k.countries AS key_countries, k.expires_at,
-       c.id AS client_id, c.name, c.require_idempotency_key, c.senders, c.countries, c.limits, c.special_rates
+-- name: living_keys
+-- Keys as `Snapshot` reads them. Their clients are never deleted and keep their names.
+SELECT k.id, k.key_hash AS key, k.changed_xid, c.name AS client, k.scopes, k.senders, k.countries, k.expires_at,
+       k.revoked_at IS NOT NULL OR (k.expires_at IS NOT NULL AND k.expires_at <= now()) AS ended
 FROM api_keys AS k
 JOIN clients AS c ON c.id = k.client_id
-WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
 
--- name: clients_by_name
--- The same of clients, for callers with a token: no key narrows them, and the scopes are the token's.
-SELECT id AS client_id, name, require_idempotency_key, senders, countries, limits, special_rates,
-       NULL::uuid AS key_id, '{}'::text[] AS scopes, NULL::text[] AS key_senders, NULL::text[] AS key_countries,
-       NULL::timestamptz AS expires_at
+-- name: living_clients
+SELECT id, name AS key, changed_xid, require_idempotency_key, senders, countries, limits, special_rates, false AS ended
 FROM clients
+
+-- name: key_lives
+SELECT EXISTS (
+    SELECT FROM api_keys WHERE key_hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+)
 
 -- name: insert_client
 -- Returns nothing where there is one of that name.
@@ -24,6 +25,9 @@ SELECT id, webhook_secret FROM clients WHERE name = $1
 
 -- name: clients
 SELECT name, require_idempotency_key, special_rates, senders, countries, limits, created_at FROM clients ORDER BY name
+
+-- name: shown_client
+SELECT name, require_idempotency_key, special_rates, senders, countries, limits, created_at FROM clients WHERE name = $1
 
 -- name: set_client
 -- Changes what is not NULL. Of senders and countries an empty list means: all; a limit that is null: the default.

@@ -2,24 +2,68 @@
 -- Gives due messages of one lane to a worker, going round the clients so that none fills the lane.
 -- With each comes what is known of its number: suppressed or not, and the HLR result, for its screening.
 -- $1 lane, $2 clients, $3 for each a floor of due_at (skips index entries of messages claimed long ago, which stay in
--- the way while an old snapshot is open; a client without one has none), $4 how many, $5 worker.
+-- the way while an old snapshot is open; a client without one has none), $4 how many, $5 worker, $6 the client behind which
+-- to begin, $7 how many clients to look at.
+-- The walk hops along the queue's index from client to client that has messages in it, and once round at most. A client
+-- with a floor is a fence: what lies below its floor is not walked over. It ends where as many clients have due messages
+-- as are wanted; the next claim goes on behind the last of them. A row comes even without a message: it says how far the
+-- walk came (NULL: once round), and whether a client may have more than was looked at.
 -- Whether a message is still due is judged after it is locked. Asked while it is looked up, it would let PostgreSQL look it
 -- up in the queue's index, which is a walk over all that is due, in whatever lane (12 ms behind 20,000 messages).
 -- The commit does not wait for the disk: what a crash takes back is due again, and no attempt is written without its claim.
-WITH candidates AS (
-    SELECT q.id, q.due_at, row_number() OVER (PARTITION BY c.id ORDER BY q.due_at) AS turn
-    FROM clients AS c
-    LEFT JOIN unnest($2::uuid[], $3::timestamptz[]) AS f (client_id, floor_at) ON f.client_id = c.id
+WITH RECURSIVE floors AS MATERIALIZED (
+    SELECT * FROM unnest($2::uuid[], $3::timestamptz[]) AS f (client_id, floor_at)
+), walk AS (
+    SELECT $6::uuid AS client_id, NULL::timestamptz AS floor_at, 0 AS hops, 0 AS found, false AS due, false AS wrapped
+    UNION ALL
+    SELECT CASE WHEN NOT w.wrapped THEN coalesce(n.client_id, '00000000-0000-0000-0000-000000000000')
+                WHEN n.client_id <= $6 THEN n.client_id END,
+           n.floor_at, w.hops + 1, w.found + d.due::int, d.due, w.wrapped OR n.client_id IS NULL
+    FROM walk AS w
+    LEFT JOIN LATERAL (
+        SELECT client_id, floor_at FROM floors WHERE client_id > w.client_id ORDER BY client_id LIMIT 1
+    ) AS f ON true
+    LEFT JOIN LATERAL (
+        SELECT m.client_id
+        FROM messages AS m
+        WHERE m.traffic = $1 AND m.client_id > w.client_id AND m.status IN ('queued', 'sending') AND m.due_at IS NOT NULL
+          AND m.client_id < coalesce(f.client_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        ORDER BY m.client_id
+        LIMIT 1
+    ) AS q ON true
+    CROSS JOIN LATERAL (
+        SELECT coalesce(q.client_id, f.client_id) AS client_id,
+               CASE WHEN q.client_id IS NULL THEN f.floor_at END AS floor_at
+    ) AS n
+    CROSS JOIN LATERAL (
+        SELECT NOT (w.wrapped AND n.client_id > $6) AND EXISTS (
+            SELECT
+            FROM messages AS m
+            WHERE m.traffic = $1 AND m.client_id = n.client_id AND m.status IN ('queued', 'sending')
+              AND m.due_at >= coalesce(n.floor_at, '-infinity') AND m.due_at <= now()
+        ) AS due
+    ) AS d
+    WHERE w.client_id IS NOT NULL AND w.hops < $7 AND w.found < $4
+), walked AS MATERIALIZED (
+    SELECT client_id, wrapped, least($4, ceil(2.0 * $4 / greatest(found, 1)))::int AS each
+    FROM walk
+    ORDER BY hops DESC
+    LIMIT 1
+), found AS MATERIALIZED (
+    SELECT q.id, q.due_at, row_number() OVER (PARTITION BY c.client_id ORDER BY q.due_at) AS turn
+    FROM walk AS c
+    CROSS JOIN walked
     CROSS JOIN LATERAL (
         SELECT m.id, m.due_at
         FROM messages AS m
-        WHERE m.traffic = $1 AND m.client_id = c.id AND m.status IN ('queued', 'sending')
-          AND m.due_at >= coalesce(f.floor_at, '-infinity') AND m.due_at <= now()
+        WHERE m.traffic = $1 AND m.client_id = c.client_id AND m.status IN ('queued', 'sending')
+          AND m.due_at >= coalesce(c.floor_at, '-infinity') AND m.due_at <= now()
         ORDER BY m.due_at
-        LIMIT $4
+        LIMIT walked.each
     ) AS q
-    ORDER BY turn, q.due_at
-    LIMIT $4
+    WHERE c.due
+), candidates AS (
+    SELECT id FROM found ORDER BY turn, due_at LIMIT $4
 ), locked AS MATERIALIZED (
     SELECT m.id, m.due_at, m.status
     FROM candidates
@@ -34,7 +78,7 @@ WITH candidates AS (
     RETURNING m.id, m.client_id, m.recipient, m.sender, m.body, m.traffic, m.country, m.segments, m.encoding,
               m.created_at, locked.due_at, m.expires_at, m.send_at, m.traceparent
 )
-SELECT c.*,
+SELECT w.client_id AS walked_to, w.wrapped, EXISTS (SELECT FROM found WHERE turn = w.each) AS left_over, c.*,
        extract(epoch FROM c.expires_at - now())::float8 AS remaining_s,
        extract(epoch FROM now() - c.due_at)::float8 AS waited_s,
        extract(epoch FROM now() - c.send_at)::float8 AS age_s,
@@ -45,7 +89,8 @@ SELECT c.*,
        ) AS suppressed,
        h.number, h.status, h.checked_at, h.source, h.mcc, h.mnc, h.network, h.line_type, h.ported, h.roaming,
        h.error_code
-FROM claimed AS c
+FROM walked AS w
+LEFT JOIN claimed AS c ON true
 LEFT JOIN hlr_results AS h ON h.number = c.recipient AND h.expires_at > now()
 CROSS JOIN (SELECT set_config('synchronous_commit', 'off', true)) AS unhurried
 CROSS JOIN LATERAL (

@@ -57,34 +57,57 @@ WHERE (client_id, endpoint, key) IN
       (SELECT client_id, endpoint, key FROM idempotency_keys WHERE expires_at <= now() ORDER BY expires_at LIMIT $1)
 
 -- name: forget_old_orphans
-DELETE FROM orphan_receipts WHERE received_at < now() - $1::interval
+-- $1 how old, $2 how many.
+DELETE FROM orphan_receipts
+WHERE (provider, provider_message_id, status) IN
+      (SELECT provider, provider_message_id, status FROM orphan_receipts WHERE received_at < now() - $1::interval LIMIT $2)
 
 -- name: lane_depths
--- How much is due in each lane, counted no further than $1, and how long the oldest has waited.
+-- How much is due in each lane, counted no further than $1, and how long the oldest has waited. The recursion hops along
+-- the queue's index from client to client that has messages in it, as a claim does.
+WITH RECURSIVE lanes AS (
+    SELECT unnest(ARRAY['otp', 'transactional', 'marketing']) AS traffic
+), queued AS (
+    SELECT traffic, '00000000-0000-0000-0000-000000000000'::uuid AS client_id FROM lanes
+    UNION ALL
+    SELECT q.traffic, (
+        SELECT m.client_id
+        FROM messages AS m
+        WHERE m.traffic = q.traffic AND m.client_id > q.client_id AND m.status IN ('queued', 'sending')
+          AND m.due_at IS NOT NULL
+        ORDER BY m.client_id
+        LIMIT 1
+    )
+    FROM queued AS q
+    WHERE q.client_id IS NOT NULL
+)
 SELECT t.traffic, d.depth, coalesce(o.oldest_s, 0)::float8 AS oldest_s
-FROM unnest(ARRAY['otp', 'transactional', 'marketing']) AS t (traffic)
+FROM lanes AS t
 CROSS JOIN LATERAL (
     SELECT count(*) AS depth
     FROM (
         SELECT
-        FROM clients AS c
+        FROM queued AS q
         CROSS JOIN LATERAL (
             SELECT FROM messages AS m
-            WHERE m.traffic = t.traffic AND m.client_id = c.id AND m.status IN ('queued', 'sending')
+            WHERE m.traffic = t.traffic AND m.client_id = q.client_id AND m.status IN ('queued', 'sending')
               AND m.due_at <= now()
             LIMIT $1
         ) AS due
+        WHERE q.traffic = t.traffic
         LIMIT $1
     ) AS counted
 ) AS d
 CROSS JOIN LATERAL (
     SELECT extract(epoch FROM now() - min(first.due_at)) AS oldest_s
-    FROM clients AS c
+    FROM queued AS q
     CROSS JOIN LATERAL (
         SELECT m.due_at
         FROM messages AS m
-        WHERE m.traffic = t.traffic AND m.client_id = c.id AND m.status IN ('queued', 'sending') AND m.due_at <= now()
+        WHERE m.traffic = t.traffic AND m.client_id = q.client_id AND m.status IN ('queued', 'sending')
+          AND m.due_at <= now()
         ORDER BY m.due_at
         LIMIT 1
     ) AS first
+    WHERE q.traffic = t.traffic
 ) AS o
