@@ -62,6 +62,9 @@ class Traced:
     async def receipt(self, status: str = "delivered") -> None:
         """What the provider says of its message, once it has it."""
         await self.provider.wait_for(1)
+        async with asyncio.timeout(10):
+            while not await self.runtime.database.fetch("SELECT FROM messages WHERE status = 'sent'"):  # noqa: ASYNC110 - a table tells nobody
+                await asyncio.sleep(0.01)
         url = orjson.loads(self.submissions[0].body)["callback_url"]
         answer = await self.http.post(url, json={"message_id": "msg_7", "status": status})
         assert answer.status_code == 204, answer.text
