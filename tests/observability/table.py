@@ -44,7 +44,7 @@ def _row(answer: Answer) -> str:
 
 
 _TOLD: Final = ("code", "condition", "origin", "outcome", "provider", "reason", "result", "role", "route", "sqlstate",
-                "status", "target", "task", "traffic")  # fmt: skip
+                "status", "target", "task", "traffic", "which")  # fmt: skip
 
 
 async def _main() -> None:
