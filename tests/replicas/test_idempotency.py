@@ -36,7 +36,7 @@ class Answer:
 class Callers:
     """They share a key. Each asks one of two replicas, and repeats at the other one when its connection breaks.
 
-    One that is told 503 repeats too.
+    One that is told 429 or 503 repeats too.
     """
 
     def __init__(self, stage: Stage, path: str) -> None:
@@ -62,7 +62,7 @@ class Callers:
             except aiohttp.ClientError:
                 breaks += 1
                 continue
-            if answer.status != 503:
+            if answer.status not in {429, 503}:
                 self.first_answer.set()
                 return answer
             await asyncio.sleep(0.2)  # so many bulks at once are too many: come again
