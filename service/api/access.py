@@ -41,6 +41,7 @@ async def _when_checked(checking: Begun[Principal], admission: Admission) -> Pri
         checks.__enter__()
     except Problem:
         checking.close()
+        await admission.turn_away()
         raise
     try:
         return await checking.rest()

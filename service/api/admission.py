@@ -6,14 +6,16 @@ kind has its own, so that no list shuts out a send, and no send an operator.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
 from service.api.slots import Places, Share, Turns, overloaded
 from service.domain.message import Traffic
+from service.errors import Problem
 from service.storage.clients import Principal
 from service.storage.messages import BULKS_AT_ONCE
 
@@ -22,9 +24,9 @@ _READS_FOR_OPERATORS: Final = 1
 
 
 def read_turns(connections: int) -> Turns:
-    """Turns of clients' reads, on so many connections: one client has half of them."""
+    """Turns of clients' reads, on so many connections: one client has half of them, for half of the time."""
     at_once = max(1, connections - _READS_FOR_OPERATORS)
-    return Turns(at_once, each=(at_once + 1) // 2, patience_s=2.0)
+    return Turns(at_once, each=(at_once + 1) // 2, patience_s=2.0, rest=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,10 @@ class Admission:
 
     checks: Places = field(default_factory=lambda: Places(500, overloaded))
     """Keys that are not known yet. The database is asked for them, 1 s at most."""
+    turned_away: Places = field(default_factory=lambda: Places(2000, overloaded))
+    turn_away_s: float = 1.0
+    """How long they wait for their refusal who find no place among those. Who comes with wrong keys as fast as he is
+    answered would else keep the process busy with nothing but that."""
     bodies: Places = field(default_factory=lambda: Places(1000))
     """Bodies of single messages that are yet to come. A body that came with its head takes none."""
     otps: Places = field(default_factory=lambda: Places(1000))
@@ -57,6 +63,11 @@ class Admission:
     operators: Places = field(default_factory=lambda: Places(100))
     receipts: Places = field(default_factory=lambda: Places(500, overloaded))
     """By account. Providers repeat what hears 503."""
+
+    async def turn_away(self) -> None:
+        """Let a stranger wait for his refusal; at once where too many wait already."""
+        with suppress(Problem), self.turned_away.of(object()):
+            await asyncio.sleep(self.turn_away_s)
 
     def accepting(self, principal: Principal, traffic: str | None) -> Share:
         """A place for a message that is to be committed. OTPs have their own, whatever else the client sends."""

@@ -43,6 +43,11 @@ class Places:
         self._held: dict[Hashable, int] = {}
         self._beyond_share = beyond_share
 
+    @property
+    def taken(self) -> int:
+        """How many are taken."""
+        return sum(self._held.values())
+
     def of(self, holder: Hashable) -> Share:
         """What `holder` takes its places by, as a context."""
         return Share(self, holder)
@@ -87,13 +92,15 @@ class Turns:
     """`at_once` are worked on at a time, `each` of one holder; the others wait `patience_s` at most.
 
     Who waits comes in rounds over the holders, so that a long queue of one delays nobody else. Bound by places how many
-    wait.
+    wait. After its work a turn rests for `rest` times as long as that took: work that computes is so kept to a part of
+    the event loop's time.
     """
 
-    def __init__(self, at_once: int, *, each: int, patience_s: float) -> None:
+    def __init__(self, at_once: int, *, each: int, patience_s: float, rest: float = 0.0) -> None:
         self._free = at_once
         self._each = each
         self._patience_s = patience_s
+        self._rest = rest
         self._working: dict[Hashable, int] = {}
         self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
         """In the order in which the holders come."""
@@ -109,10 +116,15 @@ class Turns:
             self._begin(holder)
         else:
             await self._wait(holder)
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         try:
             yield
         finally:
-            self._end(holder)
+            if self._rest:
+                loop.call_later(self._rest * (loop.time() - began_s), self._end, holder)
+            else:
+                self._end(holder)
 
     def _may_begin(self, holder: Hashable) -> bool:
         return self._free > 0 and self._working.get(holder, 0) < self._each

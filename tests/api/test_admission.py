@@ -43,6 +43,7 @@ OTP = body(**{"from": "MyAppOTP"})
 def few() -> Admission:
     return Admission(
         checks=Places(2, overloaded),
+        turned_away=Places(1),
         bodies=Places(PLACES),
         otps=Places(PLACES),
         sends=Places(PLACES),
@@ -162,7 +163,8 @@ async def test_half_requests_of_one_client_are_bounded_and_all_others_get_in(
     greedy = await gateway.key("greedy")
     other = await gateway.caller(await gateway.key("other"))
     operator = await gateway.caller(await make_key(gateway.runtime, "operator", client="operations"))
-    assert (await other.send(OTP)).status_code == 200  # its key is known from now on
+    for one in (other, await gateway.caller(greedy)):
+        assert (await one.send(OTP)).status_code == 200  # its key is known from now on
     async with gateway.flood(path, greedy, kind) as heard:
         assert (await other.send(OTP)).status_code == 200
         assert (await other.bulk(bulk_body(NUMBER))).status_code == 200
@@ -203,6 +205,22 @@ async def test_so_many_unknown_keys_are_looked_for_at_once_and_known_ones_go_on(
     readers = [await gateway.half("/v1/send", f"sk_unknown_{number}") for number in range(20)]
     assert {await _status(reader) for reader in readers} == {401, 503}
     assert (await known.send(OTP)).status_code == 200
+
+
+async def test_who_is_turned_away_waits_for_it_and_holds_up_nobody(gateway: Gateway) -> None:
+    known = await gateway.caller(await gateway.key("known"))
+    assert (await known.send(OTP)).status_code == 200
+    for stranger in ("one", "another"):
+        gateway.admission.checks.take(stranger)
+    waiting = await gateway.half("/v1/send", "sk_unknown")
+
+    async def is_waiting() -> bool:
+        return gateway.admission.turned_away.taken == 1
+
+    await eventually(is_waiting)
+    assert await _status(await gateway.half("/v1/send", "sk_unknown")) == 503, "at once: only so many wait"
+    assert (await known.send(OTP)).status_code == 200
+    assert await _status(waiting) == 503
 
 
 async def test_other_sends_of_a_client_shut_out_neither_its_otps_nor_those_of_others(gateway: Gateway) -> None:

@@ -147,3 +147,12 @@ async def test_one_who_goes_away_while_it_waits_leaves_nothing_behind_and_keeps_
     await asyncio.gather(called.task, return_exceptions=True)
     last = Guest(turns)
     await leave(last)
+
+
+async def test_after_its_work_a_turn_rests_in_proportion_to_it() -> None:
+    turns = Turns(1, each=1, patience_s=0.01, rest=1e9)
+    async with turns.turn("reader"):
+        await asyncio.sleep(0.001)
+    with pytest.raises(Problem):
+        async with turns.turn("another"):
+            pytest.fail("it rests")
