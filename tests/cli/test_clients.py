@@ -58,7 +58,8 @@ async def test_every_client_and_key_is_listed_however_many_there_are(settings: d
     connection = await asyncpg.connect(str(settings["SMS_GATEWAY_DATABASE_URL"]))
     try:
         await connection.execute(
-            "INSERT INTO clients (id, name, webhook_secret) SELECT new_id(), 'c' || n, '' FROM generate_series(1, 1001) n"
+            "INSERT INTO clients (id, name, webhook_secret)"
+            " SELECT new_id(), 'c' || n, '' FROM generate_series(1, 1001) AS n"
         )
         await connection.execute(
             "INSERT INTO api_keys (id, client_id, key_hash, hint, scopes)"
