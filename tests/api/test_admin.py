@@ -176,7 +176,7 @@ async def test_clients_and_keys_are_listed_page_by_page(admin: httpx.AsyncClient
         cursor = {"cursor": page["next_cursor"]}
     assert listed == [one[id_] for one in whole[path]]
     assert len(listed) >= 3
-    for wrong, code in (({"cursor": "x"}, "cursor_invalid"), ({"limit": 501}, "invalid_parameter")):
+    for wrong, code in (({"cursor": "x"}, "cursor_invalid"), ({"limit": 501}, "out_of_range")):
         assert problem(await admin.get(f"/{path}", params=wrong), 422).code == code
 
 
