@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,8 +27,10 @@ from service.api.admin_models import (
 )
 from service.api.admission import Admission
 from service.api.context import api_of
+from service.api.cursor import read_cursor, write_cursor
 from service.api.hangup import WatchedRoute
 from service.api.intake import read_fields
+from service.api.models import Page
 from service.api.openapi import body_of, refusals
 from service.api.problems import invalid
 from service.api.replies import json_reply, utc_text, utc_text_or_none
@@ -44,6 +46,8 @@ router = APIRouter(tags=["Operators"], route_class=WatchedRoute)
 Operator = Annotated[Principal, allowed("operator", Admission.operating)]
 
 UNCACHED: Final = {"Cache-Control": "no-store"}
+_CLIENTS: Final = "clients"
+_KEYS: Final = "keys"
 _CHANGING: Final = (400, 401, 403, 404, 413, 415, 422, 503)
 
 
@@ -52,12 +56,16 @@ _CHANGING: Final = (400, 401, 403, 404, 413, 415, 422, 503)
     operation_id="listClients",
     summary="List clients",
     response_model=None,
-    responses={200: {"model": ClientList}, **refusals(401, 403, 503)},
+    responses={200: {"model": ClientList}, **refusals(401, 403, 422, 503)},
 )
-async def list_clients(request: Request, _: Operator) -> Response:
-    """All of them, by name."""
-    clients = await api_of(request).runtime.reads.clients.clients()
-    return json_reply({"clients": [_client(dict(row)) for row in clients]})
+async def list_clients(request: Request, _: Operator, query: Annotated[Page, Query()]) -> Response:
+    """By name."""
+    runtime = api_of(request).runtime
+    after = read_cursor(runtime.keyring, _CLIENTS, query.cursor) if query.cursor is not None else ""
+    found = await runtime.reads.clients.clients(after, query.limit + 1)
+    shown, more = found[: query.limit], len(found) > query.limit
+    following = write_cursor(runtime.keyring, _CLIENTS, shown[-1]["name"]) if more else None
+    return json_reply({"clients": [_client(dict(row)) for row in shown], "next_cursor": following})
 
 
 @router.post(
@@ -114,11 +122,16 @@ async def update_client(request: Request, client: str, caller: Operator) -> Resp
     operation_id="listKeys",
     summary="List keys",
     response_model=None,
-    responses={200: {"model": KeyList}, **refusals(401, 403, 503)},
+    responses={200: {"model": KeyList}, **refusals(401, 403, 422, 503)},
 )
-async def list_keys(request: Request, _: Operator) -> Response:
+async def list_keys(request: Request, _: Operator, query: Annotated[Page, Query()]) -> Response:
     """Every key ever made, oldest first, without its secret part."""
-    return json_reply({"keys": [_key(dict(row)) for row in await api_of(request).runtime.reads.clients.keys()]})
+    runtime = api_of(request).runtime
+    after = UUID(hex=read_cursor(runtime.keyring, _KEYS, query.cursor)) if query.cursor is not None else UUID(int=0)
+    found = await runtime.reads.clients.keys(after, query.limit + 1)
+    shown, more = found[: query.limit], len(found) > query.limit
+    following = write_cursor(runtime.keyring, _KEYS, shown[-1]["id"].hex) if more else None
+    return json_reply({"keys": [_key(dict(row)) for row in shown], "next_cursor": following})
 
 
 @router.post(

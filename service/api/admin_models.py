@@ -150,11 +150,12 @@ class ClientWithSecretReply(ClientReply):
 
 
 class ClientList(Reply):
-    """Every client, by name."""
+    """Clients, by name."""
 
-    model_config = _example({"clients": [_CLIENT]})
+    model_config = _example({"clients": [_CLIENT], "next_cursor": None})
 
     clients: list[ClientReply]
+    next_cursor: str | None = Field(description="Where the next page begins. Null: this was the last.")
 
 
 class KeyReply(Reply):
@@ -200,11 +201,12 @@ class KeyRotationReply(NewKeyReply):
 
 
 class KeyList(Reply):
-    """Every key ever made, oldest first."""
+    """Keys, oldest first."""
 
-    model_config = _example({"keys": [_SHOWN_KEY]})
+    model_config = _example({"keys": [_SHOWN_KEY], "next_cursor": None})
 
     keys: list[KeyReply]
+    next_cursor: str | None = Field(description="Where the next page begins. Null: this was the last.")
 
 
 class PauseReply(Reply):

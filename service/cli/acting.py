@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from getpass import getuser
-from typing import Final
+from typing import Any, Final
 
 import typer
 
@@ -23,6 +23,7 @@ from service.storage.database import Database
 LONGEST_NAME: Final = 64
 ALL: Final = "*"
 """Stands for every sender, every country."""
+A_PAGE: Final = 500
 
 
 @asynccontextmanager
@@ -34,6 +35,16 @@ async def open_database() -> AsyncIterator[tuple[Environment, Database]]:
             yield environment, database
         finally:
             await database.close()
+
+
+async def read_pages(page: Callable[[Any], Awaitable[Sequence[Any]]], name: str) -> list[dict[str, Any]]:
+    """All of a list, read `A_PAGE` rows at a time: each page from behind the last row's `name` on (the first: None)."""
+    rows: list[dict[str, Any]] = []
+    while True:
+        found = await page(rows[-1][name] if rows else None)
+        rows += map(dict, found)
+        if len(found) < A_PAGE:
+            return rows
 
 
 def operator() -> Actor:

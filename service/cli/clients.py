@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from service.cli.acting import (
+    A_PAGE,
     keyring_of,
     open_database,
     operator,
     read_client,
     read_countries,
+    read_pages,
     read_senders,
     shown_time,
 )
@@ -85,7 +87,8 @@ def list_(*, as_json: AsJson = False) -> None:
 
 async def _list() -> list[dict[str, Any]]:
     async with open_database() as (_, database):
-        rows = await ClientStore(database).clients()
+        store = ClientStore(database)
+        rows = await read_pages(lambda after: store.clients(after or "", A_PAGE), "name")
     return [
         dict(row) | {"limits": json.loads(row["limits"]), "created_at": shown_time(row["created_at"])} for row in rows
     ]

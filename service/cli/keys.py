@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from service.cli.acting import (
+    A_PAGE,
     keyring_of,
     open_database,
     operator,
     read_client,
     read_countries,
+    read_pages,
     read_senders,
     shown_time,
 )
@@ -122,9 +124,10 @@ def _may(row: Mapping[str, Any]) -> str:
     return "".join(word + ",".join(values) for word, values in lists if values is not None)
 
 
-async def _list() -> list[Mapping[str, Any]]:
+async def _list() -> list[dict[str, Any]]:
     async with open_database() as (_, database):
-        return [dict(key) for key in await ClientStore(database).keys()]
+        store = ClientStore(database)
+        return await read_pages(lambda after: store.keys(after or UUID(int=0), A_PAGE), "id")
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from service.targets import parsed
 log = logging.getLogger(__name__)
 
 _GONE = 410
-_DELETED = "endpoint_deleted"
+_NO_ENDPOINT = frozenset({"endpoint_deleted", "endpoint_disabled"})
 _POLL_S = 0.5
 _CLAIM_EVERY_S = 0.02
 """A claim costs as much for one as for many. But a target gets no more webhooks a claim than it has places."""
@@ -169,7 +169,7 @@ class Notify:
     async def _post(self, delivery: Delivery) -> httpx.Response | str:
         """The endpoint's answer, or why there is none."""
         if delivery.url is None:
-            return _DELETED
+            return "endpoint_disabled" if delivery.disabled else "endpoint_deleted"
         request = signed_request(
             delivery.url,
             show("whd", delivery.id),
@@ -204,7 +204,7 @@ class Notify:
                 await self._outbox.unblock(delivery.target)
             return
         error = response if isinstance(response, str) else f"http_{status}"
-        if error == _DELETED:
+        if error in _NO_ENDPOINT:
             await self._result(delivery, "dead", None, None, error)
             return
         if status == _GONE:

@@ -14,7 +14,7 @@ from service.pipeline.health import Health
 from service.pipeline.lookup import Lookup
 from service.providers.adapter import Callback
 from service.runtime import Runtime
-from service.storage.receipts import Applied, News
+from service.storage.receipts import Applied, News, OrphanWalk
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ class Receive:
         self._hints = runtime.hints
         self._lookup = lookup
         self._health = Health(runtime)
+        self._orphans = OrphanWalk()
 
     def attempt_of(self, account: str, token: str) -> UUID | None:
         """The attempt that a callback URL names; None where it names the account only.
@@ -96,8 +97,8 @@ class Receive:
             await self._lookup.learn_dead(applied.recipient, news.error_code, source=f"receipt:{news.provider}")
 
     async def match_orphans(self) -> None:
-        """Apply the orphans whose attempts have become known, then drop them."""
-        if orphans := await self._receipts.matched_orphans():
+        """Apply those of the next orphans whose attempts have become known, then drop them."""
+        if orphans := await self._receipts.matched_orphans(self._orphans):
             await asyncio.gather(*map(self.apply, orphans))  # one by one, each would wait for a batch of its own
             await self._receipts.forget_orphans(orphans)
 

@@ -95,9 +95,9 @@ class ClientStore:
         assert row is not None  # noqa: S101 - just made, and clients are never deleted
         return row["id"], row["webhook_secret"]
 
-    async def clients(self) -> list[Record]:
-        """Every client, by name."""
-        return await self._database.fetch(_SQL["clients"])
+    async def clients(self, after: str, limit: int) -> list[Record]:
+        """At most `limit` clients by name, from behind `after` on."""
+        return await self._database.fetch(_SQL["clients"], after, limit)
 
     async def shown_client(self, name: str) -> Record | None:
         """That one of `clients`; None where there is none of that name."""
@@ -168,9 +168,9 @@ class ClientStore:
             await record(connection, by, "key.rotate", f"key:{key_id}", **noted)
         return Rotation(new_key_id, new["client"], new["scopes"], new["expires_at"], old_expires_at)
 
-    async def keys(self) -> list[Record]:
-        """Every key ever made, without its secret part."""
-        return await self._database.fetch(_SQL["keys"])
+    async def keys(self, after: UUID, limit: int) -> list[Record]:
+        """At most `limit` of the keys ever made, oldest first, from behind `after` on, without their secret parts."""
+        return await self._database.fetch(_SQL["keys"], after, limit)
 
     async def revoke_key(self, key_id: UUID, by: Actor = GATEWAY) -> bool:
         """End a key; False where there is no living key of that id."""

@@ -13,10 +13,10 @@ from asyncpg import Record
 from service.domain.ids import ABOVE_ALL, show
 from service.storage.audit import GATEWAY, Actor, record
 from service.storage.database import Connection, Database
+from service.storage.outbox import end_deliveries
 from service.storage.sql import queries
 
 _SQL = queries("webhooks")
-_END_DELIVERIES = queries("notify")["end_deliveries_of_endpoint"]
 
 MAX_ENDPOINTS: Final = 20
 """Of one client: every message without a `callback_url` goes to each of them."""
@@ -99,14 +99,15 @@ class EndpointStore:
                 change.events,
                 change.enabled,
             )
-            if found and change.enabled is False:
-                await connection.execute(_END_DELIVERIES, endpoint_id, "endpoint_disabled")
-            elif found:
+            if found and change.enabled is not False:
                 await connection.execute(_SQL["try_target"], str(endpoint_id))
             if found:
                 changed = {"url_changed": change.url is not None or None, "enabled": change.enabled}
                 await record(connection, by, "webhook.update", _named(endpoint_id), **changed)
-            return await _endpoint(connection, endpoint_id, client_id)
+            endpoint = await _endpoint(connection, endpoint_id, client_id)
+        if found and change.enabled is False:
+            await end_deliveries(self._database, endpoint_id, "endpoint_disabled")
+        return endpoint
 
     async def rotate(
         self, endpoint_id: UUID, client_id: UUID, sealed_secret: bytes, overlap_s: float, *, by: Actor = GATEWAY
@@ -125,10 +126,10 @@ class EndpointStore:
         async with self._database.writing() as connection, connection.transaction():
             if await connection.fetchval(_SQL["delete_endpoint"], endpoint_id, client_id) is None:
                 return False
-            await connection.execute(_END_DELIVERIES, endpoint_id, "endpoint_deleted")
             await connection.execute(_SQL["forget_target"], str(endpoint_id))
             await record(connection, by, "webhook.delete", _named(endpoint_id))
-            return True
+        await end_deliveries(self._database, endpoint_id, "endpoint_deleted")
+        return True
 
     async def deliveries(self, endpoint_id: UUID, state: str | None, before: UUID | None, limit: int) -> list[Record]:
         """An endpoint's webhooks, newest first."""

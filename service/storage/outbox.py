@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from service.storage.batch import UNHURRIED_S, Batcher
@@ -13,13 +13,16 @@ from service.storage.database import Database
 from service.storage.sql import queries
 
 _SQL = queries("notify")
+_PIECE: Final = 1000
+_PIECES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """A webhook in a worker's hands. `attempts` counts this one; `age_s` since it was put into the outbox.
 
-    `failures`: how often its target failed in a row. The secrets are sealed. `url` None: its endpoint was deleted.
+    `failures`: how often its target failed in a row. The secrets are sealed. `url` None: its endpoint was deleted
+    or, as `disabled` says, is disabled.
     """
 
     id: UUID
@@ -39,6 +42,7 @@ class Delivery:
     segments: int
     traceparent: str | None
     url: str | None
+    disabled: bool
     secret: bytes = field(repr=False)
     previous_secret: bytes | None = field(repr=False)
     failures: int
@@ -129,6 +133,15 @@ class Outbox:
 
     async def disable_endpoint(self, endpoint_id: UUID, reason: str) -> None:
         """Switch a registered endpoint off and end what still waits for it."""
-        async with self._database.writing() as connection, connection.transaction():
-            await connection.execute(_SQL["disable_endpoint"], endpoint_id, reason)
-            await connection.execute(_SQL["end_deliveries_of_endpoint"], endpoint_id, "endpoint_disabled")
+        await self._database.execute(_SQL["disable_endpoint"], endpoint_id, reason)
+        await end_deliveries(self._database, endpoint_id, "endpoint_disabled")
+
+
+async def end_deliveries(database: Database, endpoint_id: UUID, why: str) -> None:
+    """End the webhooks of an endpoint that was disabled or deleted, 100,000 at most, each 1,000 on their own.
+
+    What is left of them (also by a crash) goes nowhere: it ends when it is claimed.
+    """
+    for _ in range(_PIECES):
+        if await database.execute(_SQL["end_deliveries_of_endpoint"], endpoint_id, why, _PIECE) != f"UPDATE {_PIECE}":
+            return

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from service.domain.receipt import reason_for
@@ -16,6 +17,9 @@ from service.storage.sql import queries
 _SQL = queries("receive")
 _RECOVER = queries("recover")
 _AT_ONCE = 5000
+_ORPHANS: Final = 50_000
+_TRIM_EVERY: Final = 1000
+_A_LOOK: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +51,25 @@ class Applied:
     traceparent: str | None = None
 
 
+class OrphanWalk:
+    """Where the looks at the orphans are on their way round the table."""
+
+    def __init__(self) -> None:
+        self.behind = ("", "", "")
+        """Provider, provider's id and status of the orphan behind which the next look begins."""
+
+
 class ReceiptStore:
-    """Applies receipts in batches."""
+    """Applies receipts in batches.
+
+    Of each provider it keeps the newest 50,000 orphans, and up to 1,000 more for each process.
+    """
 
     def __init__(self, database: Database, *, receipt_wait: timedelta, text_at_once: Sequence[str] = ("otp",)) -> None:
         self._database = database
         self._receipt_wait = receipt_wait
         self._text_at_once = list(text_at_once)
+        self._untrimmed: Counter[str] = Counter()
         self._batcher: Batcher[News, Applied] = Batcher(
             self._apply, every_s=UNHURRIED_S, serial=True, patience_s=PATIENCE_S
         )
@@ -70,7 +86,7 @@ class ReceiptStore:
             rows = await connection.fetch(
                 _SQL["apply_receipts"], *_arguments(known), self._receipt_wait, self._text_at_once
             )
-            await _keep_orphans(connection, [item for item in items if item not in attempts])
+            await self._keep_orphans(connection, [item for item in items if item not in attempts])
         applied = {
             (row["attempt_id"], row["status"]): Applied(
                 row["recipient"], True, row["became"], row["country"], row["traffic"], row["age_s"], row["traceparent"]
@@ -85,9 +101,36 @@ class ReceiptStore:
                 answers.append(applied.pop((attempts[item], item.status), Applied(recipient="")))
         return answers
 
-    async def matched_orphans(self) -> list[News]:
-        """Orphans whose attempts have become known."""
-        return [News(**row) for row in await self._database.fetch(_SQL["matched_orphans"])]
+    async def _keep_orphans(self, connection: Connection, orphans: list[News]) -> None:
+        kept = sorted(
+            (item for item in orphans if item.provider_message_id is not None),
+            key=lambda item: (item.provider, item.provider_message_id, item.status),
+        )  # in order, so that two processes with the same ones cannot deadlock
+        if not kept:
+            return
+        await connection.execute(
+            _SQL["keep_orphans"],
+            [item.provider for item in kept],
+            [item.provider_message_id for item in kept],
+            [item.status for item in kept],
+            [item.error_code for item in kept],
+            [item.provider_code for item in kept],
+            [item.occurred_at for item in kept],
+        )
+        self._untrimmed.update(item.provider for item in kept)
+        full = [provider for provider, count in self._untrimmed.items() if count >= _TRIM_EVERY]
+        if full:
+            await connection.execute(_SQL["trim_orphans"], full, _ORPHANS)
+            for provider in full:
+                del self._untrimmed[provider]
+
+    async def matched_orphans(self, walk: OrphanWalk | None = None) -> list[News]:
+        """Orphans whose attempts have become known, of the next 1,000 on the walk."""
+        walk = walk or OrphanWalk()
+        rows = await self._database.fetch(_SQL["orphans"], *walk.behind)
+        last = rows[-1] if len(rows) >= _A_LOOK else None
+        walk.behind = (last["provider"], last["provider_message_id"], last["status"]) if last else ("", "", "")
+        return [News(**row) for row in rows if row["attempt_id"] is not None]
 
     async def forget_orphans(self, orphans: Sequence[News]) -> None:
         """Drop orphans that have been applied."""
@@ -134,17 +177,3 @@ def _arguments(known: dict[tuple[UUID, str], News]) -> list[list[Any]]:
         for (attempt, status), item in known.items()
     ]
     return [[row[i] for row in rows] for i in range(7)]
-
-
-async def _keep_orphans(connection: Connection, orphans: list[News]) -> None:
-    kept = [item for item in orphans if item.provider_message_id is not None]
-    if kept:
-        await connection.execute(
-            _SQL["keep_orphans"],
-            [item.provider for item in kept],
-            [item.provider_message_id for item in kept],
-            [item.status for item in kept],
-            [item.error_code for item in kept],
-            [item.provider_code for item in kept],
-            [item.occurred_at for item in kept],
-        )

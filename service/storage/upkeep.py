@@ -13,13 +13,16 @@ _AT_ONCE = 500
 _KEYS_AT_ONCE = 5000
 _KEY_BATCHES = 20
 _DEPTH_CAP = 10_000
+_CLIENTS_CAP = 10_000
 
 
 class Upkeep:
     """Queries of the recovery round."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, clients: int = _CLIENTS_CAP) -> None:
+        """`clients`: how many of them the depth of a lane is counted over at most."""
         self._database = database
+        self._clients = clients
 
     async def dead_workers(self) -> list[UUID]:
         """Workers whose lease has run out."""
@@ -67,7 +70,7 @@ class Upkeep:
 
     async def lane_depths(self) -> dict[str, tuple[int, float]]:
         """For each lane: how many messages are due (counted up to 10,000) and for how long the oldest has been."""
-        rows = await self._database.fetch(_SQL["lane_depths"], _DEPTH_CAP)
+        rows = await self._database.fetch(_SQL["lane_depths"], _DEPTH_CAP, self._clients)
         return {row["traffic"]: (row["depth"], row["oldest_s"]) for row in rows}
 
 

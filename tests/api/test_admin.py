@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -149,12 +150,34 @@ async def test_every_act_can_be_read_again_page_by_page(admin: httpx.AsyncClient
     assert [act.object for act in acts] == [f"key:{key['key_id']}", "client:audited", "client:audited"]
     assert acts[1].details == {"countries": ["DE"]}
     assert acts[1].request_id == changed.headers["x-request-id"]
-    own = {f"key:{row['id']}" for row in await runtime.clients.keys() if row["client"] == "operations"}
+    own = {f"key:{row['id']}" for row in await runtime.clients.keys(UUID(int=0), 500) if row["client"] == "operations"}
     assert {act.who for act in acts} <= own
     log = (await admin.get("/audit", params={"limit": 500})).text
     assert key["key"] not in log
     assert made.webhook_secret not in log
     assert problem(await admin.get("/audit", params={"cursor": "x"}), 422).code == "cursor_invalid"
+
+
+@pytest.mark.parametrize(("path", "id_"), [("clients", "name"), ("keys", "key_id")])
+async def test_clients_and_keys_are_listed_page_by_page(admin: httpx.AsyncClient, path: str, id_: str) -> None:
+    for number in range(2):
+        await _client(admin, f"paged-{path}-{number}")
+        await admin.post("/keys", json={"client": f"paged-{path}-{number}", "scopes": ["send"]})
+    whole = (await admin.get(f"/{path}", params={"limit": 500})).json()
+    assert whole["next_cursor"] is None
+    listed: list[str] = []
+    cursor: dict[str, Any] = {}
+    while True:
+        page = (await admin.get(f"/{path}", params={"limit": 2} | cursor)).json()
+        assert 0 < len(page[path]) <= 2
+        listed += [one[id_] for one in page[path]]
+        if page["next_cursor"] is None:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+    assert listed == [one[id_] for one in whole[path]]
+    assert len(listed) >= 3
+    for wrong, code in (({"cursor": "x"}, "cursor_invalid"), ({"limit": 501}, "out_of_range")):
+        assert problem(await admin.get(f"/{path}", params=wrong), 422).code == code
 
 
 async def test_what_an_admin_does_to_its_client_is_noted_too(

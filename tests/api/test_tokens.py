@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import jwt
@@ -303,5 +304,5 @@ auth:
         assert refused.headers["www-authenticate"] == "Bearer"
         assert (await send(key)).status_code == 200
         async with asyncio.timeout(60):
-            while (await runtime.clients.keys())[0]["last_used_at"] is None:  # noqa: ASYNC110 - a table tells nobody
+            while (await runtime.clients.keys(UUID(int=0), 500))[0]["last_used_at"] is None:  # noqa: ASYNC110 - a table tells nobody
                 await asyncio.sleep(0.01)

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from tests.cli.running import sms_gateway
@@ -51,6 +52,25 @@ async def test_a_client_is_made_without_a_key(settings: dict[str, object]) -> No
     (client,) = json.loads(sms_gateway("clients", "list", "--json", **settings).stdout)
     assert client["name"] == "shop"
     assert sms_gateway("clients", "create", " ", **settings).returncode == 2
+
+
+async def test_every_client_and_key_is_listed_however_many_there_are(settings: dict[str, object]) -> None:
+    connection = await asyncpg.connect(str(settings["SMS_GATEWAY_DATABASE_URL"]))
+    try:
+        await connection.execute(
+            "INSERT INTO clients (id, name, webhook_secret)"
+            " SELECT new_id(), 'c' || n, '' FROM generate_series(1, 1001) AS n"
+        )
+        await connection.execute(
+            "INSERT INTO api_keys (id, client_id, key_hash, hint, scopes)"
+            " SELECT new_id(), id, sha256(name::bytea), 'sk_', '{}' FROM clients"
+        )
+    finally:
+        await connection.close()
+    for command, name in (("clients", "name"), ("keys", "client")):
+        listed = json.loads(sms_gateway(command, "list", "--json", **settings).stdout)
+        assert {one[name] for one in listed} == {f"c{number}" for number in range(1, 1002)}
+        assert len(listed) == 1001
 
 
 async def test_a_clients_senders_countries_and_rates_are_set_and_listed(settings: dict[str, object]) -> None:

@@ -278,6 +278,25 @@ async def test_gone_disables_an_endpoint_and_ends_all_that_waits_for_it(world: W
     assert await rows.webhooks(world.database, third) == []
 
 
+async def test_a_webhook_that_a_disabled_endpoint_left_behind_ends_without_a_call(
+    world: World, listener: Listener
+) -> None:
+    await world.database.execute(
+        "INSERT INTO webhook_endpoints (id, client_id, url, secret) VALUES ($1, $2, $3, $4)",
+        new_id(),
+        world.client_id,
+        listener.url,
+        world.runtime.keyring.seal(SECRET),
+    )
+    message_id = await delivered(world, None)
+    await world.database.execute("UPDATE webhook_endpoints SET disabled_at = now()")
+    async with notifying(world) as outbox:
+        await outbox.until(1)
+    found = await webhook(world, message_id)
+    assert (found["state"], found["last_error"]) == ("dead", "endpoint_disabled")
+    assert listener.received == []
+
+
 async def test_an_endpoint_that_hangs_does_not_delay_another(make_world: MakeWorld, listener: Listener) -> None:
     world = await make_world(webhooks={"allow_loopback": True, "concurrency": 6, "per_target": 2})
     async with Listener() as slow:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -62,7 +63,7 @@ async def test_a_revoked_key_is_no_key(store: Store) -> None:
     assert not await clients.revoke_key(key_id)
     assert not await clients.revoke_key(new_id())
     assert await called(store, "sk_a-long-random-key") is None
-    [listed] = await clients.keys()
+    [listed] = await clients.keys(UUID(int=0), 500)
     assert (listed["client"], listed["hint"], listed["scopes"]) == ("shop", "sk_a-long-", ["send"])
     assert listed["revoked_at"] is not None
 
@@ -71,7 +72,7 @@ async def test_a_key_stored_twice_is_one_key(store: Store) -> None:
     clients = ClientStore(store.database)
     for _ in range(2):
         await clients.add_key(store.client_id, "sk_same", KeyTerms(["send"]))
-    assert len(await clients.keys()) == 1
+    assert len(await clients.keys(UUID(int=0), 500)) == 1
 
 
 async def test_a_key_with_an_end_is_no_key_after_it(store: Store) -> None:
@@ -124,7 +125,7 @@ async def test_the_last_use_is_written_once_though_many_processes_note_it(store:
     used = []
     for _ in range(2):
         await Callers(store.database).note_use([key_hash("sk_a")])
-        used.append([key["last_used_at"] for key in await clients.keys()])
+        used.append([key["last_used_at"] for key in await clients.keys(UUID(int=0), 500)])
     assert used[0] == used[1]
     assert used[0][0] is not None
     assert used[0][1] is None
@@ -136,7 +137,7 @@ async def test_lists_of_a_client_are_set_and_taken_back(store: Store) -> None:
 
     async def changed(**change: object) -> tuple[object, ...]:
         assert await clients.set_client("shop", ClientChange(**change))  # type: ignore[arg-type]
-        [row] = await clients.clients()
+        [row] = await clients.clients("", 500)
         return row["senders"], row["countries"], row["special_rates"], row["require_idempotency_key"]
 
     assert await changed(senders=["MyApp"], special_rates=True) == (["MyApp"], None, True, False)

@@ -13,6 +13,12 @@ from service.storage.outbox import Delivery, DeliveryResult
 from tests import rows
 from tests.storage.conftest import Store
 
+MANY_WEBHOOKS = (
+    "INSERT INTO webhook_deliveries (id, client_id, message_id, endpoint_id, target, status, event_at, due_at)"
+    " SELECT new_id(), $1, new_id(), $2::uuid, $2::uuid::text, 'delivered', now(), now()"
+    " FROM generate_series(1, $3::int)"
+)
+
 
 async def a_webhook(store: Store, target: str = "a", *, due_in_s: float = 0.0, endpoint_id: UUID | None = None) -> UUID:
     """A webhook of a new message, for the target of that name."""
@@ -29,6 +35,16 @@ async def a_webhook(store: Store, target: str = "a", *, due_in_s: float = 0.0, e
         due_in_s,
     )
     return delivery_id
+
+
+async def an_endpoint(store: Store) -> UUID:
+    endpoint_id = new_id()
+    await store.database.execute(
+        "INSERT INTO webhook_endpoints (id, client_id, url, secret) VALUES ($1, $2, 'https://shop.example', '')",
+        endpoint_id,
+        store.client_id,
+    )
+    return endpoint_id
 
 
 async def claim(store: Store, limit: int = 100, per_target: int = 100, **calls: int) -> list[Delivery]:
@@ -187,14 +203,9 @@ async def test_stray_webhooks_are_freed_and_those_worked_on_are_not(store: Store
 
 
 async def test_a_disabled_endpoint_gets_nothing_more(store: Store) -> None:
-    endpoint_id = new_id()
-    await store.database.execute(
-        "INSERT INTO webhook_endpoints (id, client_id, url, secret) VALUES ($1, $2, 'https://shop.example', '')",
-        endpoint_id,
-        store.client_id,
-    )
-    waiting = await a_webhook(store, endpoint_id=endpoint_id, due_in_s=60)
-    under_way = [await a_webhook(store, endpoint_id=endpoint_id) for _ in range(2)]
+    endpoint_id = await an_endpoint(store)
+    waiting = await a_webhook(store, str(endpoint_id), endpoint_id=endpoint_id, due_in_s=60)
+    under_way = [await a_webhook(store, str(endpoint_id), endpoint_id=endpoint_id) for _ in range(2)]
     others = await a_webhook(store, "b")
     deliveries = {delivery.id: delivery for delivery in await claim(store)}
     await store.outbox.disable_endpoint(endpoint_id, "answered 410 Gone")
@@ -207,6 +218,35 @@ async def test_a_disabled_endpoint_gets_nothing_more(store: Store) -> None:
     row = await store.database.fetchrow("SELECT * FROM webhook_endpoints")
     assert row is not None
     assert (row["disabled_at"] is not None, row["disabled_reason"]) == (True, "answered 410 Gone")
+
+
+async def test_what_waits_for_an_endpoint_is_ended_in_pieces(store: Store) -> None:
+    endpoint_id = await an_endpoint(store)
+    await store.database.execute(MANY_WEBHOOKS, store.client_id, endpoint_id, 2_500)
+    await store.database.execute("CREATE TABLE pieces (ended int)")
+    await store.database.execute(
+        "CREATE FUNCTION note_piece() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO pieces SELECT count(*) FROM moved; RETURN NULL; END $$"
+    )
+    await store.database.execute(
+        "CREATE TRIGGER note_piece AFTER UPDATE ON webhook_deliveries REFERENCING NEW TABLE AS moved"
+        " FOR EACH STATEMENT EXECUTE FUNCTION note_piece()"
+    )
+    try:
+        await store.outbox.disable_endpoint(endpoint_id, "answered 410 Gone")
+        pieces = [row["ended"] for row in await store.database.fetch("SELECT ended FROM pieces")]
+    finally:
+        await store.database.execute("DROP TABLE pieces")
+        await store.database.execute("DROP FUNCTION note_piece CASCADE")
+    assert pieces == [1_000, 1_000, 500]
+
+
+async def test_a_webhook_left_behind_by_its_disabled_endpoint_has_no_url(store: Store) -> None:
+    endpoint_id = await an_endpoint(store)
+    await store.outbox.disable_endpoint(endpoint_id, "answered 410 Gone")
+    await a_webhook(store, str(endpoint_id), endpoint_id=endpoint_id)
+    [delivery] = await claim(store)
+    assert (delivery.url, delivery.disabled) == (None, True)
 
 
 async def test_results_of_many_webhooks_are_stored_together(store: Store) -> None:

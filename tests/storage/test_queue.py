@@ -11,6 +11,7 @@ import pytest
 from service.domain.ids import new_attempt_id, new_id
 from service.domain.message import Traffic
 from service.storage.queue import Begin, Begun, Move, Settlement, Tried, Walk
+from service.storage.upkeep import Upkeep
 from tests import rows
 from tests.storage.conftest import Store
 
@@ -413,3 +414,10 @@ async def test_lane_depths_count_what_is_due(store: Store) -> None:
     depth, oldest_s = depths["otp"]
     assert (depth, oldest_s) == (3, pytest.approx(90, abs=5))  # type: ignore[comparison-overlap]
     assert depths["transactional"] == depths["marketing"] == (0, 0.0)
+
+
+async def test_lane_depths_look_at_so_many_clients_and_no_more(store: Store) -> None:
+    for number in range(3):
+        await store.messages.add(rows.a_message(await rows.a_client(store.database, f"client-{number}")), None)
+    assert (await store.upkeep.lane_depths())["transactional"][0] == 3
+    assert (await Upkeep(store.database, clients=2).lane_depths())["transactional"][0] == 2

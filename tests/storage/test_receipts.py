@@ -16,10 +16,15 @@ from hypothesis import strategies as st
 from service.domain.ids import new_attempt_id, new_id
 from service.domain.message import OWN_GUESSES, MessageStatus, may_become
 from service.storage.database import Database
-from service.storage.receipts import News
+from service.storage.receipts import News, OrphanWalk
 from tests import rows
 from tests.storage.conftest import Store, store_over
 
+ORPHANS = (
+    "INSERT INTO orphan_receipts (provider, provider_message_id, status, received_at)"
+    " SELECT 'primary', 'p-' || lpad(n::text, 5, '0'), 'delivered', now() - interval '1 hour'"
+    " FROM generate_series(1, $1::int) AS n"
+)
 STATUSES = ("sent", "delivered", "undelivered", "failed", "unknown")
 FEW = settings(max_examples=60, deadline=None)
 
@@ -276,6 +281,27 @@ async def test_orphans_are_kept_once_found_once_known_and_forgotten(store: Store
     assert await store.receipts.matched_orphans() == [replace(orphan, attempt_id=attempt_id)]
     await store.receipts.forget_orphans([orphan])
     assert await store.receipts.matched_orphans() == []
+
+
+async def test_orphans_are_looked_at_a_thousand_at_a_time_and_round_again(store: Store) -> None:
+    await store.database.execute(ORPHANS, 2_500)
+    _, [attempt_id] = await a_sent_message(store, "accepted")
+    await store.database.execute("UPDATE attempts SET receipt_key = 'p-01500' WHERE id = $1", attempt_id)
+    walk = OrphanWalk()
+    looks = [[one.provider_message_id for one in await store.receipts.matched_orphans(walk)] for _ in range(6)]
+    assert looks == [[], ["p-01500"], []] * 2
+
+
+async def test_a_provider_fills_the_orphans_up_to_its_bound_and_its_newest_stay(store: Store) -> None:
+    await store.database.execute(ORPHANS, 55_000)
+    await store.receipts.apply(replace(news(None, "delivered", provider_id="p-1"), provider="fallback"))
+    flood = [news(None, "delivered", provider_id=f"new-{number}") for number in range(1_000)]
+    await asyncio.gather(*map(store.receipts.apply, flood))
+    rows_ = await store.database.fetch(
+        "SELECT provider, count(*), count(*) FILTER (WHERE provider_message_id LIKE 'new-%') AS new"
+        " FROM orphan_receipts GROUP BY provider ORDER BY provider"
+    )
+    assert [tuple(row) for row in rows_] == [("fallback", 1, 0), ("primary", 50_000, 1_000)]
 
 
 async def test_a_receipt_that_names_nobody_is_dropped(store: Store) -> None:

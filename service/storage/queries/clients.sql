@@ -24,7 +24,12 @@ RETURNING id
 SELECT id, webhook_secret FROM clients WHERE name = $1
 
 -- name: clients
-SELECT name, require_idempotency_key, special_rates, senders, countries, limits, created_at FROM clients ORDER BY name
+-- By name, from behind $1 on, $2 of them at most.
+SELECT name, require_idempotency_key, special_rates, senders, countries, limits, created_at
+FROM clients
+WHERE name > $1
+ORDER BY name
+LIMIT $2
 
 -- name: shown_client
 SELECT name, require_idempotency_key, special_rates, senders, countries, limits, created_at FROM clients WHERE name = $1
@@ -64,10 +69,13 @@ RETURNING id, expires_at, scopes, (SELECT name FROM clients WHERE id = client_id
 UPDATE api_keys SET expires_at = least(expires_at, now() + $2::interval) WHERE id = $1 RETURNING expires_at
 
 -- name: keys
+-- In the order of the ids, which is that of their making, from behind $1 on, $2 of them at most.
 SELECT k.id, c.name AS client, k.hint, k.scopes, k.senders, k.countries, k.created_at, k.expires_at, k.last_used_at, k.revoked_at
 FROM api_keys AS k
 JOIN clients AS c ON c.id = k.client_id
-ORDER BY k.created_at, k.id
+WHERE k.id > $1
+ORDER BY k.id
+LIMIT $2
 
 -- name: note_use
 -- Another process may have noted it just now.

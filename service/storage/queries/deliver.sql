@@ -5,7 +5,8 @@
 -- the way while an old snapshot is open; a client without one has none), $4 how many, $5 worker, $6 the client behind which
 -- to begin, $7 how many clients to look at.
 -- The walk hops along the queue's index from client to client that has messages in it, and once round at most. A client
--- with a floor is a fence: what lies below its floor is not walked over. It ends where as many clients have due messages
+-- with a floor is a fence: what lies below its floor is not walked over. One without gets the due_at that the hop found, so
+-- that only the hop walks over what was claimed long ago. It ends where as many clients have due messages
 -- as are wanted; the next claim goes on behind the last of them. A row comes even without a message: it says how far the
 -- walk came (NULL: once round), and whether a client may have more than was looked at.
 -- Whether a message is still due is judged after it is locked. Asked while it is looked up, it would let PostgreSQL look it
@@ -24,16 +25,15 @@ WITH RECURSIVE floors AS MATERIALIZED (
         SELECT client_id, floor_at FROM floors WHERE client_id > w.client_id ORDER BY client_id LIMIT 1
     ) AS f ON true
     LEFT JOIN LATERAL (
-        SELECT m.client_id
+        SELECT m.client_id, m.due_at
         FROM messages AS m
         WHERE m.traffic = $1 AND m.client_id > w.client_id AND m.status IN ('queued', 'sending') AND m.due_at IS NOT NULL
           AND m.client_id < coalesce(f.client_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-        ORDER BY m.client_id
+        ORDER BY m.client_id, m.due_at
         LIMIT 1
     ) AS q ON true
     CROSS JOIN LATERAL (
-        SELECT coalesce(q.client_id, f.client_id) AS client_id,
-               CASE WHEN q.client_id IS NULL THEN f.floor_at END AS floor_at
+        SELECT coalesce(q.client_id, f.client_id) AS client_id, coalesce(q.due_at, f.floor_at) AS floor_at
     ) AS n
     CROSS JOIN LATERAL (
         SELECT NOT (w.wrapped AND n.client_id > $6) AND EXISTS (

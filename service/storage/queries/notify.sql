@@ -63,7 +63,8 @@ WITH candidates AS (
 )
 SELECT c.id, c.target, c.client_id, c.status, c.reason, c.error_code, c.event_at, c.attempts, c.endpoint_id,
        m.id AS message_id, m.recipient, m.sender, m.reference, m.batch_id, m.segments, m.traceparent,
-       coalesce(e.url, m.callback_url) AS url,
+       CASE WHEN e.disabled_at IS NULL THEN coalesce(e.url, m.callback_url) END AS url,
+       e.disabled_at IS NOT NULL AS disabled,
        coalesce(e.secret, k.webhook_secret) AS secret,
        CASE WHEN e.previous_secret_until > now() THEN e.previous_secret END AS previous_secret,
        coalesce(b.failures, 0) AS failures, extract(epoch FROM now() - c.created_at)::float8 AS age_s, c.worker_id
@@ -98,9 +99,24 @@ DELETE FROM webhook_targets WHERE target = $1
 UPDATE webhook_endpoints SET disabled_at = now(), disabled_reason = $2 WHERE id = $1 AND disabled_at IS NULL
 
 -- name: end_deliveries_of_endpoint
--- Nothing more goes to an endpoint that is disabled or deleted, as $2 says.
-UPDATE webhook_deliveries
-SET state = 'dead', due_at = NULL, worker_id = NULL, last_error = $2, ended_at = now()
-WHERE id IN (  -- locked in the order of settle_deliveries
-    SELECT id FROM webhook_deliveries WHERE endpoint_id = $1 AND state = 'pending' ORDER BY id FOR UPDATE
+-- Nothing more goes to an endpoint that is disabled or deleted, as $2 says: ends $3 of its webhooks, those under way too.
+-- By the index of what waits and by that of what workers have: its own index leads over all that was ever delivered.
+WITH pending AS MATERIALIZED (
+    (SELECT id FROM webhook_deliveries WHERE target = $1::uuid::text AND due_at IS NOT NULL ORDER BY due_at LIMIT $3)
+    UNION ALL
+    SELECT d.id
+    FROM workers AS w
+    CROSS JOIN LATERAL (SELECT id, endpoint_id FROM webhook_deliveries WHERE worker_id = w.id OFFSET 0) AS d
+    WHERE d.endpoint_id = $1
+    LIMIT $3
+), locked AS MATERIALIZED (  -- in the order of settle_deliveries
+    SELECT id
+    FROM webhook_deliveries
+    WHERE id = ANY (ARRAY(SELECT id FROM pending)) AND state = 'pending'  -- a join may go along all that there is
+    ORDER BY id
+    FOR UPDATE
 )
+UPDATE webhook_deliveries AS d
+SET state = 'dead', due_at = NULL, worker_id = NULL, last_error = $2, ended_at = now()
+FROM locked
+WHERE d.id = locked.id

@@ -108,13 +108,42 @@ INSERT INTO orphan_receipts (provider, provider_message_id, status, error_code, 
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::timestamptz[])
 ON CONFLICT DO NOTHING
 
--- name: matched_orphans
+-- name: trim_orphans
+-- Of each of the providers $1, drops the orphans that came before its newest $2. What others are dropping is left to them.
+WITH surplus AS MATERIALIZED (
+    SELECT o.*
+    FROM unnest($1::text[]) AS p (provider)
+    CROSS JOIN LATERAL (
+        SELECT provider, provider_message_id, status
+        FROM orphan_receipts
+        WHERE provider = p.provider
+        ORDER BY received_at DESC
+        OFFSET $2
+    ) AS o
+), locked AS MATERIALIZED (
+    SELECT o.provider, o.provider_message_id, o.status
+    FROM orphan_receipts AS o
+    JOIN surplus USING (provider, provider_message_id, status)
+    FOR UPDATE OF o SKIP LOCKED
+)
+DELETE FROM orphan_receipts AS o
+USING locked AS l
+WHERE (o.provider, o.provider_message_id, o.status) = (l.provider, l.provider_message_id, l.status)
+
+-- name: orphans
+-- The next orphans behind one ($1, $2, $3), with their attempts where these have become known.
 SELECT a.id AS attempt_id, o.provider, o.provider_message_id, o.status, o.error_code, o.provider_code, o.occurred_at
-FROM orphan_receipts AS o
-CROSS JOIN LATERAL (  -- a mere join may begin with all attempts, where its plan was made before there were any
+FROM (
+    SELECT *
+    FROM orphan_receipts
+    WHERE (provider, provider_message_id, status) > ($1, $2, $3)
+    ORDER BY provider, provider_message_id, status
+    LIMIT 1000
+) AS o
+LEFT JOIN LATERAL (  -- a mere join may begin with all attempts, where its plan was made before there were any
     SELECT id FROM attempts WHERE provider = o.provider AND receipt_key = o.provider_message_id OFFSET 0
-) AS a
-LIMIT 500
+) AS a ON true
+ORDER BY o.provider, o.provider_message_id, o.status
 
 -- name: forget_orphans
 DELETE FROM orphan_receipts AS o

@@ -64,11 +64,11 @@ WHERE (provider, provider_message_id, status) IN
 
 -- name: lane_depths
 -- How much is due in each lane, counted no further than $1, and how long the oldest has waited. The recursion hops along
--- the queue's index from client to client that has messages in it, as a claim does.
+-- the queue's index from client to client that has messages in it, as a claim does, and looks at $2 clients at most.
 WITH RECURSIVE lanes AS (
     SELECT unnest(ARRAY['otp', 'transactional', 'marketing']) AS traffic
 ), queued AS (
-    SELECT traffic, '00000000-0000-0000-0000-000000000000'::uuid AS client_id FROM lanes
+    SELECT traffic, '00000000-0000-0000-0000-000000000000'::uuid AS client_id, 0 AS hops FROM lanes
     UNION ALL
     SELECT q.traffic, (
         SELECT m.client_id
@@ -77,9 +77,9 @@ WITH RECURSIVE lanes AS (
           AND m.due_at IS NOT NULL
         ORDER BY m.client_id
         LIMIT 1
-    )
+    ), q.hops + 1
     FROM queued AS q
-    WHERE q.client_id IS NOT NULL
+    WHERE q.client_id IS NOT NULL AND q.hops < $2
 )
 SELECT t.traffic, d.depth, coalesce(o.oldest_s, 0)::float8 AS oldest_s
 FROM lanes AS t
