@@ -1,7 +1,7 @@
 """Does a target in trouble reach those beside it? `python -m bench.neighbours [--only NAME ...] [--seconds 20]`.
 
 One client (`mine`) sends 20 messages a second through the provider `good`, OTP, transactional and marketing in turn,
-with webhooks to a good receiver. Beside it 100 a second of `mine` and of another client, in turn, go through the
+with webhooks to a good receiver. Beside it 50 a second of `mine` and of another client, in turn, go through the
 provider `other`, or have their webhooks sent to another receiver. First all are well (idle), then the other slows from
 50 ms to 5 s, answers 429, or never answers, then it is well again. For each case a system of its own on loopback, on
 defaults: PostgreSQL, one `serve`, one `worker`.
@@ -41,7 +41,7 @@ MOST_TIMES: Final = 2.0
 SMALL_MS: Final = 50.0
 """A p99 of so little is never too much: twice 5 ms is noise on a machine that runs all of this."""
 _MINE_PER_S: Final = 20
-_BESIDE_PER_S: Final = 100
+_BESIDE_PER_S: Final = 50
 _SLOW_S: Final = 5.0
 _MANY: Final = 300
 _WARM_S: Final = 3.0
