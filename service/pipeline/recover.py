@@ -94,6 +94,7 @@ class Recover:
         if time.monotonic() >= self._forget_at_s and await self._upkeep.forget_keys():
             await self._runtime.receipts.forget_old_orphans(_ORPHAN_AGE)
             await self._runtime.health.forget()
+            await self._upkeep.forget_targets()
             self._forget_at_s = time.monotonic() + _TIDY_S
 
     async def _retain(self) -> None:

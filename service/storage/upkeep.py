@@ -68,6 +68,10 @@ class Upkeep:
                 return True
         return False
 
+    async def forget_targets(self) -> None:
+        """Drop what is known of failing targets that nothing has been sent to for a day, some of them each time."""
+        await self._database.execute(_SQL["forget_targets"], _KEYS_AT_ONCE)
+
     async def lane_depths(self) -> dict[str, tuple[int, float]]:
         """For each lane: how many messages are due (counted up to 10,000) and for how long the oldest has been."""
         rows = await self._database.fetch(_SQL["lane_depths"], _DEPTH_CAP, self._clients)

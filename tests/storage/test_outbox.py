@@ -256,3 +256,10 @@ async def test_results_of_many_webhooks_are_stored_together(store: Store) -> Non
     await asyncio.gather(*(store.outbox.settle(result(delivery)) for delivery in deliveries))
     assert [await state(store, delivery.id) for delivery in deliveries] == [("delivered", None, False)] * 10
     assert timedelta(0) <= timedelta(seconds=deliveries[0].age_s) < timedelta(seconds=10)
+
+
+async def test_a_failing_target_that_nothing_was_sent_to_for_a_day_is_forgotten(store: Store) -> None:
+    await store.outbox.block("gone", 3, -86_401.0)
+    await store.outbox.block("failing", 3, -86_000.0)
+    await store.upkeep.forget_targets()
+    assert [row["target"] for row in await store.database.fetch("SELECT target FROM webhook_targets")] == ["failing"]

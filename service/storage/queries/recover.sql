@@ -56,6 +56,11 @@ DELETE FROM idempotency_keys
 WHERE (client_id, endpoint, key) IN
       (SELECT client_id, endpoint, key FROM idempotency_keys WHERE expires_at <= now() ORDER BY expires_at LIMIT $1)
 
+-- name: forget_targets
+-- Targets that nothing was sent to for a day after their last failure: clients name them, so there may be any number.
+DELETE FROM webhook_targets
+WHERE target IN (SELECT target FROM webhook_targets WHERE blocked_until < now() - interval '1 day' LIMIT $1)
+
 -- name: forget_old_orphans
 -- $1 how old, $2 how many.
 DELETE FROM orphan_receipts
