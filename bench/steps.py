@@ -95,7 +95,7 @@ class Steps:
         with self.timed(f"{kind}receipt"):
             await asyncio.gather(*(self._receipts.apply(_delivered(begin)) for begin in begins))
         with self.timed(f"{kind}webhook claim"):
-            due = await self._outbox.due_targets("", BATCH)
+            due, _ = await self._outbox.due_targets("", BATCH)
             rooms = {target.target: Room(BATCH, 0, target.client_id, BATCH, 0) for target in due}
             deliveries = await self._outbox.claim(self._worker_id, BATCH, rooms)
         with self.timed(f"{kind}webhook settle"):

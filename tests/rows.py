@@ -108,7 +108,7 @@ async def claim_webhooks(
             1_000,
             0,
         )
-        for due in await outbox.due_targets("", 1_000)
+        for due in (await outbox.due_targets("", 1_000))[0]
         if not due.blocked
     }
     rooms = {name: room for name, room in rooms.items() if room.most > 0}

@@ -108,6 +108,10 @@ class Gate:
         """When the breaker last closed after it had been open; minus infinity where it never was."""
         return self._breaker.closed_at_s
 
+    def in_use(self, traffic: Traffic) -> bool:
+        """Whether messages of that lane come here, or have within the last second."""
+        return self._in_flight.in_use(traffic)
+
     def room(self, traffic: Traffic) -> int:
         """How many more messages of that lane are of use here."""
         room = self._in_flight.room(traffic)
@@ -125,13 +129,12 @@ class Gate:
                 recipient), or the turn is over `PATIENCE_S` away.
         """
         self._check_open()
-        probes_pause = self._pauses.admit(sender, to)
+        self._pauses.check(sender, to)
         with self._in_flight.at_gate(traffic):
             await self._sender_paces.get(sender, self._paces[traffic]).wait(client_id)
             async with self._in_flight.place(traffic):
                 self._check_open()
-                if not probes_pause:
-                    self._pauses.admit(sender, to)  # it may have begun meanwhile
+                self._pauses.admit(sender, to)
                 passed = self._breaker.begin()
                 try:
                     yield Call(self._breaker, passed, self._in_flight, self._now)

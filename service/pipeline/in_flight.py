@@ -16,9 +16,10 @@ from service.pipeline.pace import PATIENCE_S, Busy
 FLOOR: Final = 16
 START: Final = 64
 _CALL_S: Final = 2.0  # longer than most providers take to answer
+_RECENT_S: Final = 1.0
 _QUEUE: Final = 8
-_QUEUE_SHARE: Final = 4
-"""A quarter of the limit, and 8, may wait for a place: enough that none stays empty until the next claim."""
+_QUEUE_SHARE: Final = 2
+"""Half of the limit, and 8, may wait for a place: enough that none stays empty until the next claim."""
 
 
 class InFlight:
@@ -42,6 +43,7 @@ class InFlight:
         self._now = now
         self._freed = freed
         self._at_gate: Counter[Traffic] = Counter()
+        self._asked_s = dict.fromkeys(Traffic, -math.inf)
         self._calls = {True: 0, False: 0}  # of OTPs, of all else
         self._waiting: dict[bool, deque[asyncio.Future[None]]] = {True: deque(), False: deque()}
         self._moved_s = now()
@@ -54,6 +56,10 @@ class InFlight:
     def room(self, traffic: Traffic) -> int:
         """How many more messages of that lane may come: to call, to wait for a call, or for their turn by the pace."""
         return self._places(traffic) - self._at_gate[traffic]
+
+    def in_use(self, traffic: Traffic) -> bool:
+        """Whether messages of that lane come here, or have within the last second."""
+        return self._at_gate[traffic] > 0 or self._now() - self._asked_s[traffic] <= _RECENT_S
 
     def _places(self, traffic: Traffic) -> int:
         allowed = self.limiter.limit if traffic is Traffic.OTP else self._for_others
@@ -69,6 +75,7 @@ class InFlight:
             Busy: there is no room, or no call has ended for as long as anybody waits for one. Who waits holds a place
                 of its lane, which messages for other providers need.
         """
+        self._asked_s[traffic] = self._now()
         if self.room(traffic) <= 0 or self._hangs(otp=traffic is Traffic.OTP):
             self.limiter.want()
             raise Busy(PATIENCE_S, full=True)

@@ -76,8 +76,9 @@ class Lane:
         flowing = every_s > 0 and any(message.age_s < _NEW_S for message in claimed)
         if free <= 0 or (len(claimed) < free and not flowing and not self._walk.may_be_more):
             await self._rest()
-        if (wait_s := began_s + every_s - time.monotonic()) > 0:
-            await asyncio.sleep(wait_s)  # a claim costs as much for one as for many
+        # A claim costs as much for one as for many. Without that wait too, what was claimed must come to its provider
+        # before it is asked for room again.
+        await asyncio.sleep(max(0.0, began_s + every_s - time.monotonic()))
 
     async def _rest(self) -> None:
         """Until something was accepted, a place is free, or it is time to look again."""

@@ -14,6 +14,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -42,7 +43,9 @@ _POLL_S = 0.5
 _CLAIM_EVERY_S = 0.02
 """A claim costs as much for one as for many. But a target gets no more webhooks a claim than it has places."""
 _TARGETS_A_CLAIM = 1_000
-"""However many targets there are, a claim looks at no more; the next claim goes on behind them."""
+"""However many targets there are, a claim looks at no more, and at those in use; the next claim goes on behind them."""
+_PAGE_EVERY_S = 0.1
+"""How soon the next look follows where this one found nothing that was due."""
 _MAX_PAUSE_S = 60.0
 _MAX_RETRY_AFTER_S = 86_400
 _USER_AGENT = "sms-gateway"
@@ -77,12 +80,11 @@ class Notify:
         self._wake.clear()
         began_s = time.monotonic()
         free = self._settings.concurrency - len(self._under_way)
-        if free <= 0 or (await self._claim(free) < free and not self._after):
-            try:
-                async with asyncio.timeout(_POLL_S):
+        if free <= 0 or (claimed := await self._claim(free)) < free:
+            rest_s = _POLL_S if free <= 0 or not self._after else 0.0 if claimed else _PAGE_EVERY_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest_s):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
         if (wait_s := began_s + _CLAIM_EVERY_S - time.monotonic()) > 0:
             await asyncio.sleep(wait_s)
 
@@ -111,8 +113,7 @@ class Notify:
     async def _claim(self, free: int) -> int:
         self.claiming_since_s = time.monotonic()
         try:
-            due = await self._outbox.due_targets(self._after, _TARGETS_A_CLAIM)
-            self._after = due[-1].target if len(due) == _TARGETS_A_CLAIM else ""
+            due, self._after = await self._outbox.due_targets(self._after, _TARGETS_A_CLAIM, self._receivers.full)
             rooms = self._receivers.rooms(due)
             deliveries = await self._outbox.claim(self._lease.worker_id, free, rooms) if rooms else []
         except StoreError as error:
@@ -122,12 +123,10 @@ class Notify:
             return 0
         finally:
             self.claiming_since_s = math.inf
-        got = Counter(delivery.target for delivery in deliveries)
+        self._receivers.claimed(rooms, Counter(delivery.target for delivery in deliveries))
         for delivery in deliveries:
             self._calling.add(delivery)
-            self._receivers.begin(
-                delivery.target, delivery.client_id, full=got[delivery.target] >= rooms[delivery.target].most
-            )
+            self._receivers.begin(delivery.target, delivery.client_id)
             task = asyncio.create_task(self._deliver(delivery))
             self._under_way[delivery.id] = task
             task.add_done_callback(partial(self._done, delivery))

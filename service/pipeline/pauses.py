@@ -61,12 +61,25 @@ class Pauses:
                 return
             self._pauses.popitem(last=False)
 
-    def admit(self, sender: str, to: str) -> bool:
-        """Let a call through unless it must wait; returns whether it is the probe of a pause that is over.
+    def check(self, sender: str, to: str) -> None:
+        """See whether a call must wait, before it waits for anything else.
 
         Raises:
             Busy: the pause is not over, or a probe of it is out.
         """
+        self._over(sender, to)
+
+    def admit(self, sender: str, to: str) -> None:
+        """Let a call through that is made now: where a pause is over, it is the probe of that.
+
+        Raises:
+            Busy: as above.
+        """
+        for pause in self._over(sender, to):
+            pause.until_s, pause.probed = self._now() + _PROBE_S, True
+
+    def _over(self, sender: str, to: str) -> list[_Pause]:
+        """The pauses that a call would probe."""
         now_s, over = self._now(), []
         for key in _keys(sender, to):
             pause = self._pauses.get(key)
@@ -78,9 +91,7 @@ class Pauses:
                 del self._pauses[key]  # nobody wanted anything of it for as long again
             else:
                 over.append(pause)
-        for pause in over:
-            pause.until_s, pause.probed = now_s + _PROBE_S, True
-        return bool(over)
+        return over
 
     def end(self, sender: str, to: str) -> None:
         """A call for them was accepted: what was probed is over."""

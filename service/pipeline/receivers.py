@@ -21,15 +21,14 @@ _SPARE: Final = 2
 
 
 class _Receiver:
-    """One target: its limiter, its calls under way, and whether the last claim gave it all that it may have."""
+    """One target: its limiter and its calls under way."""
 
-    __slots__ = ("calls", "client_id", "full", "limiter", "used_s")
+    __slots__ = ("calls", "client_id", "limiter", "used_s")
 
     def __init__(self, client_id: UUID, limiter: Limiter) -> None:
         self.client_id = client_id
         self.limiter = limiter
         self.calls = 0
-        self.full = False
         self.used_s = 0.0
 
 
@@ -49,6 +48,8 @@ class Receivers:
         self._known: dict[str, _Receiver] = {}
         self._of_client: Counter[UUID] = Counter()
         self.calls = 0
+        self.full: dict[str, UUID] = {}
+        """Targets that the last claim gave all that they may have, with their clients: more of theirs is likely due."""
 
     def rooms(self, due: Sequence[DueTarget]) -> Mapping[str, Room]:
         """How many webhooks each of these targets may get now. One that failed last time gets a single one, as a probe.
@@ -64,19 +65,28 @@ class Receivers:
             of_client = self._of_client.get(one.client_id, 0)
             client_room = _half(left - of_client)
             room = min((1 if one.failures else limit) - calls, _half(client_room - calls), most_each)
-            if room > 0 and not one.blocked:
+            if one.blocked:
+                self.full.pop(one.target, None)
+            elif room > 0:
                 rooms[one.target] = Room(room, calls, one.client_id, client_room, of_client)
         return rooms
 
-    def begin(self, target: str, client_id: UUID, *, full: bool) -> None:
-        """A webhook is about to be posted. `full`: the target has as many now as it had room for."""
+    def claimed(self, rooms: Mapping[str, Room], got: Mapping[str, int]) -> None:
+        """Learn who had more due than it got room for, by how many webhooks a claim brought of each."""
+        for target, room in rooms.items():
+            if got.get(target, 0) >= room.most:
+                self.full[target] = room.client_id
+            else:
+                self.full.pop(target, None)
+
+    def begin(self, target: str, client_id: UUID) -> None:
+        """A webhook is about to be posted."""
         receiver = self._known.get(target)
         if receiver is None:
             self._forget()
             limiter = Limiter(floor=FLOOR, start=START, ceiling=self._each)
             receiver = self._known[target] = _Receiver(client_id, limiter)
         receiver.calls += 1
-        receiver.full = full
         receiver.used_s = self._now()
         self._of_client[client_id] += 1
         self.calls += 1
@@ -84,7 +94,7 @@ class Receivers:
     def answered(self, target: str, took_s: float | None, *, bad: bool) -> None:
         """Let its limiter learn from a try (see `Limiter.end`); before `end`."""
         receiver = self._known[target]
-        if receiver.full:
+        if target in self.full:
             receiver.limiter.want()
         receiver.limiter.end(took_s, bad=bad, in_flight=receiver.calls, now_s=self._now())
 
@@ -96,7 +106,7 @@ class Receivers:
         self._of_client[receiver.client_id] -= 1
         if not self._of_client[receiver.client_id]:
             del self._of_client[receiver.client_id]
-        return receiver.full
+        return target in self.full
 
     @property
     def known(self) -> int:

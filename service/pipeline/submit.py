@@ -34,8 +34,11 @@ log = logging.getLogger(__name__)
 
 _OTP_PATIENCE_S = 2.0
 """An OTP rather goes to the next provider than wait longer than this, all in all, for a busy one."""
-_MAX_ROOM_WAIT_S = 60.0
+_MAX_AWAY_S = 30.0
 """However long a message has waited for a place at a provider, it looks for one again after this time."""
+_UNUSED_EVERY_S = 0.2
+_UNUSED_ROOM = 8
+"""How often, and for how many messages, providers count that no message comes to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Submit:
         self._base_url = runtime.settings.environment.base_url
         self._otp_repeat_s = runtime.config.deliver.otp_repeat_s
         self._gates = {name: Gate(account, runtime, now) for name, account in runtime.providers.items()}
+        self._unused_count_at_s = dict.fromkeys(Traffic, 0.0)
         self.health = Health(runtime, self._gates, now)
 
     async def __call__(self, work: Work) -> Settlement:
@@ -132,8 +136,18 @@ class Submit:
         return _nobody(work, tour)
 
     def room(self, traffic: Traffic) -> int:
-        """How many more messages of that lane the providers together have places for."""
-        return sum(max(0, gate.room(traffic)) for gate in self._gates.values())
+        """How many more messages of that lane the providers together have places for.
+
+        Places of those that no message comes to say little while others are in use: what is claimed for them is most
+        likely for one of those, and where that is full it would only be put back. So they count a little, now and then.
+        """
+        gates = self._gates.values()
+        room = sum(max(0, gate.room(traffic)) for gate in gates if gate.in_use(traffic))
+        unused = sum(max(0, gate.room(traffic)) for gate in gates if not gate.in_use(traffic))
+        if time.monotonic() >= self._unused_count_at_s[traffic] or not any(gate.in_use(traffic) for gate in gates):
+            self._unused_count_at_s[traffic] = time.monotonic() + _UNUSED_EVERY_S
+            room += min(_UNUSED_ROOM, unused)
+        return room
 
     async def _try(self, work: Work, name: str, tour: _Tour) -> Settlement | None:
         """One provider's turn; None where the message goes on (or waits, as `tour` says)."""
@@ -342,14 +356,14 @@ def _final(work: Work, gate: Gate, attempt_id: UUID, outcome: Accepted | Rejecte
 
 
 def _retry_in_s(work: Work, busy: Busy) -> float:
-    """How long a message stays away from a busy provider: from one that is full about as long as it has waited already.
+    """How long a message stays away from a busy provider: from one that is full a part of what it has waited already.
 
     So a long queue behind a slow provider is not claimed and put back all the time. An OTP looks again at once.
     """
     if not busy.full or work.message.traffic is Traffic.OTP:
         return busy.retry_in_s
-    waited_s = min(work.message.age_s, _MAX_ROOM_WAIT_S)
-    return max(busy.retry_in_s, waited_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+    part = random.uniform(0.1, 0.25)  # noqa: S311 - jitter, not a secret
+    return max(busy.retry_in_s, min(work.message.age_s * part, _MAX_AWAY_S))
 
 
 def _backoff_s(work: Work) -> float:

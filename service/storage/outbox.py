@@ -91,9 +91,22 @@ class Outbox:
             self._settle, lock_key=lambda item: item.delivery_id.int, every_s=UNHURRIED_S
         )
 
-    async def due_targets(self, after: str, most: int) -> list[DueTarget]:
-        """Targets with webhooks to come, in their order, `most` at most, beginning behind `after`."""
-        return [DueTarget(**row) for row in await self._database.fetch(_SQL["due_targets"], after, most)]
+    async def due_targets(
+        self, after: str, most: int, in_use: Mapping[str, UUID] | None = None
+    ) -> tuple[list[DueTarget], str]:
+        """Targets with webhooks that are due, and behind which one to look for more ("": there are none).
+
+        In their order behind `after`; `most` are looked at, those too whose next try is still to come. `in_use`, with
+        their clients, are told of each time.
+        """
+        in_use = in_use or {}
+        rows = await self._database.fetch(_SQL["due_targets"], after, most, list(in_use), list(in_use.values()))
+        found = [
+            DueTarget(row["target"], row["client_id"], row["failures"], row["blocked"])
+            for row in rows
+            if row["target"] is not None
+        ]
+        return found, rows[0]["next"] or ""
 
     async def claim(self, worker_id: UUID, limit: int, rooms: Mapping[str, Room]) -> list[Delivery]:
         """At most `limit` due webhooks of these targets, of each as many as it has room for."""

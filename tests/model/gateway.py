@@ -43,11 +43,11 @@ class _Watched(Outbox):
         super().__init__(*args)
         self.found: asyncio.Queue[int] = asyncio.Queue()
 
-    async def due_targets(self, *args: Any) -> list[DueTarget]:
-        due = await super().due_targets(*args)
+    async def due_targets(self, *args: Any) -> tuple[list[DueTarget], str]:
+        due, more = await super().due_targets(*args)
         if all(target.blocked for target in due):
             self.found.put_nowait(0)
-        return due
+        return due, more
 
     async def claim(self, *args: Any) -> list[Delivery]:
         found = await super().claim(*args)

@@ -33,8 +33,8 @@ class Case:
 
 async def test_a_lane_has_room_for_the_calls_and_for_a_few_that_wait() -> None:
     case = Case()
-    assert case.places.room(Traffic.OTP) == 10 + 2 + 8
-    assert case.places.room(Traffic.MARKETING) == 8 + 2 + 8
+    assert case.places.room(Traffic.OTP) == 10 + 5 + 8
+    assert case.places.room(Traffic.MARKETING) == 8 + 4 + 8
 
 
 async def test_a_slow_pace_leaves_room_for_what_it_lets_out_meanwhile() -> None:
@@ -109,7 +109,7 @@ async def test_a_place_that_is_given_to_who_is_cancelled_in_that_moment_comes_ba
 async def test_beyond_its_room_a_message_is_turned_away_and_its_lane_hears_when_there_is_some_again() -> None:
     case = Case()
     with ExitStack() as stack:
-        for _ in range(18):
+        for _ in range(20):
             stack.enter_context(case.places.at_gate(Traffic.MARKETING))
         assert case.places.room(Traffic.MARKETING) == 0
         with pytest.raises(Busy) as busy, case.places.at_gate(Traffic.MARKETING):

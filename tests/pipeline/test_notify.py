@@ -520,12 +520,12 @@ async def test_what_a_target_has_acknowledged_holds_no_place_at_it_while_the_res
     go = asyncio.Event()
 
     class Slow(WatchedOutbox):
-        async def due_targets(self, after: str, most: int) -> list[DueTarget]:
+        async def due_targets(self, *arguments: Any) -> tuple[list[DueTarget], str]:
             looks.append(storing.is_set())
             if looks.count(True) > 1:
                 again.set()  # the look before was followed by its claim
             world.runtime.hints.webhooks.set()
-            return await super().due_targets(after, most)
+            return await super().due_targets(*arguments)
 
         async def claim(self, *arguments: Any) -> Any:
             found = await super().claim(*arguments)

@@ -115,3 +115,15 @@ def test_what_is_over_is_dropped_and_what_is_not_is_bounded() -> None:
         clock.pauses.add(About.RECIPIENT, "Promo", f"+1555{number:07}", 60.0)
     assert len(clock.pauses) == 4096
     assert clock.wait_s(to="+15550009999") > 0.0
+
+
+def test_a_call_that_is_not_made_after_all_is_no_probe() -> None:
+    """It may have waited for a place in vain."""
+    clock = Clock()
+    clock.throttle(10.0)
+    clock.s += 10.0
+    for _ in range(3):
+        clock.pauses.check("Promo", TO)
+    assert clock.wait_s() == 0.0
+    with pytest.raises(Busy):
+        clock.pauses.check("Promo", TO)

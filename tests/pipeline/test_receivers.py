@@ -21,10 +21,12 @@ def take(receivers: Receivers, *targets: str, client_id: UUID = SHOP) -> dict[st
     """All that each of these targets may get, begun."""
     got = {}
     for target in targets:
-        for room in receivers.rooms(due(target, client_id=client_id)).values():
+        rooms = receivers.rooms(due(target, client_id=client_id))
+        receivers.claimed(rooms, {target: room.most for target, room in rooms.items()})
+        for room in rooms.values():
             got[target] = room.most
             for _ in range(room.most):
-                receivers.begin(target, client_id, full=True)
+                receivers.begin(target, client_id)
     return got
 
 
@@ -50,7 +52,7 @@ def test_a_blocked_target_gets_none_and_one_that_failed_a_single_probe() -> None
     receivers = Receivers(together=1024, each=256)
     assert receivers.rooms(due("a", blocked=True)) == {}
     assert receivers.rooms(due("a", failures=1))["a"].most == 1
-    receivers.begin("a", SHOP, full=True)
+    receivers.begin("a", SHOP)
     assert receivers.rooms(due("a", failures=1)) == {}
 
 
@@ -74,6 +76,16 @@ def test_a_target_that_hangs_leaves_half_of_what_its_client_has_to_the_clients_o
     assert take(receivers, "b")["b"] >= 8
 
 
+def test_a_target_that_got_less_than_it_might_have_or_is_blocked_is_no_longer_looked_at_each_time() -> None:
+    receivers = Receivers(together=1024, each=256)
+    take(receivers, "a", "b")
+    assert dict(receivers.full) == {"a": SHOP, "b": SHOP}
+    receivers.end("a")
+    receivers.claimed(receivers.rooms(due("a")), {})
+    receivers.rooms(due("b", blocked=True))
+    assert dict(receivers.full) == {}
+
+
 def test_a_claim_of_many_targets_looks_for_little_more_than_it_can_take() -> None:
     receivers = Receivers(together=1024, each=256)
     rooms = receivers.rooms(due(*(f"t{number}" for number in range(1_000))))
@@ -86,17 +98,17 @@ def test_a_target_that_answers_gets_more_and_one_that_fails_fewer() -> None:
     grown(receivers, "bad", bad=True)
     assert receivers.rooms(due("good"))["good"].most > 200
     assert receivers.rooms(due("bad"))["bad"].most == 4
-    receivers.begin("good", SHOP, full=False)
-    receivers.begin("bad", SHOP, full=False)
+    receivers.begin("good", SHOP)
+    receivers.begin("bad", SHOP)
     assert receivers.limits[0] == 4
     assert receivers.limits[1] > 200
 
 
 def test_targets_that_clients_made_up_are_forgotten() -> None:
     receivers = Receivers(together=1024, each=256)
-    receivers.begin("busy", SHOP, full=False)
+    receivers.begin("busy", SHOP)
     for number in range(10_050):
-        receivers.begin(f"t{number}", BANK, full=False)
+        receivers.begin(f"t{number}", BANK)
         receivers.end(f"t{number}")
     assert receivers.known <= 10_001
     receivers.end("busy")

@@ -19,7 +19,7 @@ from service.pipeline.lane import Lane
 from service.pipeline.lease import Lease
 from service.pipeline.worker import working
 from service.runtime import Runtime
-from service.storage.queue import Claimed, MessageQueue, Walk
+from service.storage.queue import Claimed, MessageQueue, Move, Walk
 from service.storage.upkeep import Upkeep
 from tests import rows
 from tests.listener import Listener
@@ -89,10 +89,10 @@ async def test_a_lane_claims_no_more_than_its_providers_let_out(
 
 async def test_a_provider_without_a_pace_has_places_of_its_own_beside_a_slow_one(make_world: MakeWorld) -> None:
     world = await make_world(providers={"primary": provider("primary", mps=0.001)})
-    for _ in range(10):
+    for _ in range(8):
         await world.accept("marketing")
     async with laned(world, Traffic.MARKETING) as lane:
-        assert len(lane.under_way) == 10
+        assert len(lane.under_way) == 8
 
 
 @asynccontextmanager
@@ -112,6 +112,43 @@ async def laned(world: World, traffic: Traffic) -> AsyncIterator[Lane]:
     yield lane
     go.set()
     await asyncio.gather(*lane.under_way.values())
+
+
+@pytest.mark.parametrize("traffic", ["otp", "transactional"])
+async def test_a_lane_claims_nothing_twice_for_the_same_place(make_world: MakeWorld, traffic: str) -> None:
+    """Or it would be put back for a second. What was claimed comes to its provider before the next claim."""
+    world = await make_world(
+        providers={"primary": provider("primary", max_in_flight=8)},
+        routes=[{"providers": ["primary"], "hlr": "off"}],
+    )
+
+    async def soon() -> Outcome:
+        await asyncio.sleep(0.002)
+        return Accepted("p")
+
+    world.http.always("primary", soon)
+    message_ids = {await world.accept(traffic) for _ in range(150)}
+    async with delivering(world):
+        await world.queue.until_settled(message_ids)
+    assert Move.PUT_BACK not in {settled.move for settled in world.queue.settled}
+
+
+async def test_places_of_a_provider_that_nobody_comes_to_count_a_little_now_and_then(make_world: MakeWorld) -> None:
+    providers = {name: provider(name, max_in_flight=8, otp_reserve=0) for name in ("primary", "fallback")}
+    world = await make_world(providers=providers)
+    blocking = Blocking()
+    world.http.always("primary", blocking)
+    for lane in Traffic:
+        assert [world.submit.room(lane) for _ in range(2)] == [8, 8], "nobody is in use yet"
+    for _ in range(10):
+        await world.accept("marketing")
+    stepping = asyncio.create_task(world.step())
+    await blocking.until(8)
+    rooms = {world.submit.room(Traffic.MARKETING) for _ in range(100)}
+    assert rooms <= {10, 18}, "those of the primary, and now and then a few of the fallback's"
+    assert 10 in rooms
+    blocking.go.set()
+    await stepping
 
 
 async def test_a_client_with_few_messages_is_not_behind_one_with_many(make_world: MakeWorld) -> None:

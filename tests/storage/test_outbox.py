@@ -263,3 +263,21 @@ async def test_a_failing_target_that_nothing_was_sent_to_for_a_day_is_forgotten(
     await store.outbox.block("failing", 3, -86_000.0)
     await store.upkeep.forget_targets()
     assert [row["target"] for row in await store.database.fetch("SELECT target FROM webhook_targets")] == ["failing"]
+
+
+async def test_targets_whose_next_try_is_still_to_come_are_passed_over_and_take_no_turn_from_those_in_use(
+    store: Store,
+) -> None:
+    """A client may have any number of origins that never answer."""
+    for number in range(5):
+        await a_webhook(store, f"dead{number}", due_in_s=3600)
+    await a_webhook(store, "shop")
+    first, after = await store.outbox.due_targets("", 3)
+    assert (first, after) == ([], "dead2")
+    second, after = await store.outbox.due_targets(after, 3)
+    assert ([due.target for due in second], after) == (["shop"], "shop")
+    assert await store.outbox.due_targets(after, 3) == ([], "")
+    used, _ = await store.outbox.due_targets("", 3, {"shop": store.client_id})
+    assert [(due.target, due.client_id) for due in used] == [("shop", store.client_id)]
+    once, _ = await store.outbox.due_targets("dead4", 3, {"shop": store.client_id})
+    assert [due.target for due in once] == ["shop"]

@@ -1,5 +1,7 @@
 -- name: due_targets
--- Targets with webhooks to come, in their order from $1 on, $2 of them at most: hops from one to the next along the index.
+-- Targets with webhooks that are due, in their order from $1 on: hops from one to the next along the index, $2 times at
+-- most, over those too whose next try is still to come. And $3 (of clients $4), which are in use, whether it is their
+-- turn or not. `next` is where to go on; NULL: that was all. A row without a target tells nothing but that.
 WITH RECURSIVE targets AS (
     (
         SELECT target, client_id, 1 AS hops
@@ -19,10 +21,18 @@ WITH RECURSIVE targets AS (
         LIMIT 1
     ) AS next
     WHERE t.hops < $2
+), due AS (
+    SELECT t.target, t.client_id
+    FROM targets AS t
+    WHERE EXISTS (SELECT FROM webhook_deliveries AS d WHERE d.target = t.target AND d.due_at <= now())
+    UNION
+    SELECT target, client_id FROM unnest($3::text[], $4::uuid[]) AS u (target, client_id)
 )
-SELECT t.target, t.client_id, coalesce(b.failures, 0) AS failures, coalesce(b.blocked_until > now(), false) AS blocked
-FROM targets AS t
-LEFT JOIN webhook_targets AS b USING (target)
+SELECT d.target, d.client_id, coalesce(b.failures, 0) AS failures,
+       coalesce(b.blocked_until > now(), false) AS blocked, n.next
+FROM (SELECT (SELECT target FROM targets WHERE hops = $2) AS next) AS n
+LEFT JOIN due AS d ON true
+LEFT JOIN webhook_targets AS b ON b.target = d.target
 
 -- name: claim_deliveries
 -- Gives due webhooks to a worker, going round the clients, and round the targets of each: first to whom it calls least.
