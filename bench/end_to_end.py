@@ -7,9 +7,9 @@ What is under way is counted after a third of the time, after two and at the end
 never more than one and a half seconds' worth, and at the end no more than half a second's worth above the first count.
 Then the same at half the rate, to see how long a message takes from its accept to the provider.
 
-PostgreSQL, one `serve`, one `worker`, one simulated provider, the webhook sink and the load generator share the
-machine. How fast that is says the bare route of `bench.accept`, measured before, between and after: 350 messages a
-second on a machine where it answers 5,000 requests are 0.07 of it.
+PostgreSQL, one `serve`, one `worker`, a simulated provider and one that it could fail over to, the webhook sink and the
+load generator share the machine. How fast that is says the bare route of `bench.accept`, measured before, between and
+after: 350 messages a second on a machine where it answers 5,000 requests are 0.07 of it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from bench.report import parser, quantile, report
 from bench.world import World, a_world
 
 _CONFIG = """
-providers: {{primary: {primary}}}
+providers: {{primary: {primary}, fallback: {fallback}}}
 senders: {{MyApp: {{traffic: transactional}}}}
-routes: [{{providers: [primary], hlr: cached}}]
+routes: [{{providers: [primary, fallback], hlr: cached}}]
 hlr: {{provider: primary}}
 webhooks: {{allow_loopback: true}}
 """
@@ -148,7 +148,7 @@ async def _run(
 ) -> tuple[Phase, Phase, list[float], float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        async with a_world(folder, _CONFIG, ["primary"], receiver_ms=receiver_ms) as world:
+        async with a_world(folder, _CONFIG, ["primary", "fallback"], receiver_ms=receiver_ms) as world:
             await _know_numbers(world)
             await world.fault("primary", "none", provider_ms / 1000)
             await _phase(world, rate / 2, 3)  # warm up
