@@ -7,6 +7,7 @@ kind has its own, so that no list shuts out a send, and no send an operator.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,11 +34,12 @@ def read_turns(connections: int) -> Turns:
 class Admission:
     """Made once for a process: it outlives a new `gateway.yaml`. The defaults are documented in docs/operating.md."""
 
-    checks: Places = field(default_factory=lambda: Places(500, overloaded))
-    """Keys that are not known yet. The database is asked for them, 1 s at most."""
+    checks: Places = field(default_factory=lambda: Places(100, overloaded))
+    """Keys that are not known yet. The database is asked for them together, every 0.1 s, for 1 s at most. No more, since
+    all are answered in the same moment."""
     turned_away: Places = field(default_factory=lambda: Places(2000, overloaded))
     turn_away_s: float = 1.0
-    """How long they wait for their refusal who find no place among those. Who comes with wrong keys as fast as he is
+    """About how long they wait for their refusal who find no place among those. Who comes with wrong keys as fast as he is
     answered would else keep the process busy with nothing but that."""
     bodies: Places = field(default_factory=lambda: Places(1000))
     """Bodies of single messages that are yet to come. A body that came with its head takes none."""
@@ -67,7 +69,7 @@ class Admission:
     async def turn_away(self) -> None:
         """Let a stranger wait for his refusal; at once where too many wait already."""
         with suppress(Problem), self.turned_away.of(object()):
-            await asyncio.sleep(self.turn_away_s)
+            await asyncio.sleep(self.turn_away_s * random.uniform(0.5, 1.5))  # noqa: S311 - spreads them, no secret
 
     def accepting(self, principal: Principal, traffic: str | None) -> Share:
         """A place for a message that is to be committed. OTPs have their own, whatever else the client sends."""

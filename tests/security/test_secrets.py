@@ -89,7 +89,8 @@ def test_what_chance_decides_is_never_a_secret() -> None:
     """`random` can be foretold. It is there for jitter, and in the simulator."""
     users = {str(path.relative_to(ROOT)) for path in SERVICE if "random" in _imports(path)}
     jitter = {f"service/pipeline/{name}.py" for name in ("notify", "pauses", "submit")}
-    assert users == jitter | {"service/simulator/faults.py"}
+    spread = {f"service/api/{name}.py" for name in ("admission", "intake")}
+    assert users == jitter | spread | {"service/simulator/faults.py"}
 
 
 def test_nothing_that_was_sent_can_become_code() -> None:
