@@ -35,12 +35,16 @@ class Admission:
     """Made once for a process: it outlives a new `gateway.yaml`. The defaults are documented in docs/operating.md."""
 
     checks: Places = field(default_factory=lambda: Places(100, overloaded))
-    """Keys that are not known yet. The database is asked for them together, every 0.1 s, for 1 s at most. No more, since
-    all are answered in the same moment."""
+    """Keys that are not known yet. The database is asked for them together, every 0.1 s, for 1 s at most.
+
+    No more, since all are answered in the same moment.
+    """
     turned_away: Places = field(default_factory=lambda: Places(2000, overloaded))
     turn_away_s: float = 1.0
-    """About how long they wait for their refusal who find no place among those. Who comes with wrong keys as fast as he is
-    answered would else keep the process busy with nothing but that."""
+    """About how long they wait for their refusal who find no place among those.
+
+    Who comes with wrong keys as fast as he is answered would else keep the process busy with nothing but that.
+    """
     bodies: Places = field(default_factory=lambda: Places(1000))
     """Bodies of single messages that are yet to come. A body that came with its head takes none."""
     otps: Places = field(default_factory=lambda: Places(1000))
