@@ -36,20 +36,25 @@ _NEXT_ADDRESS_AFTER_S: Final = 0.25
 """Another address is tried as well when one does not answer for so long (RFC 8305, section 5)."""
 _NAMES_KEPT_S: Final = 10.0
 _NAMES_AT_ONCE: Final = 16
+_SLOW_NAMES: Final = 64
+"""Look-ups besides, that have gone on for `SLOW_NAME_S`: so many silent names hold up no other."""
+SLOW_NAME_S: Final = 1.0
 _CLOSED_WITHIN_S: Final = 1.0
 
 
-def by_the_system(ask: Ask = socket.getaddrinfo) -> Resolve:
+def by_the_system(ask: Ask = socket.getaddrinfo, *, slow_s: float = SLOW_NAME_S) -> Resolve:
     """Names as this machine is told them, every address of each.
+
+    A look-up that takes longer than `slow_s` leaves its place to others, as long as not too many do.
 
     It asks in threads of its own: a server of some names that is silent must not hold up those who ask for others, such
     as a provider's, and uvloop has two for all. They are daemons, so that it does not hold up the end of the process.
     """
-    places = asyncio.Semaphore(_NAMES_AT_ONCE)
+    places, slow_now = asyncio.Semaphore(_NAMES_AT_ONCE), 0
     asking = partial(ask, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
 
     async def resolve(host: str) -> list[str]:
-        loop = asyncio.get_running_loop()
+        loop, is_slow = asyncio.get_running_loop(), False
         answer: Future[list[tuple[Any, ...]]] = Future()
         answer.set_running_or_notify_cancel()
 
@@ -59,7 +64,22 @@ def by_the_system(ask: Ask = socket.getaddrinfo) -> Resolve:
             except Exception as error:  # noqa: BLE001 - it is handed on
                 answer.set_exception(error)
             with suppress(RuntimeError):  # the loop has ended before
-                loop.call_soon_threadsafe(places.release)
+                loop.call_soon_threadsafe(end)
+
+        def turn_slow() -> None:
+            nonlocal is_slow, slow_now
+            if slow_now < _SLOW_NAMES:
+                slow_now += 1
+                is_slow = True
+                places.release()
+
+        def end() -> None:
+            nonlocal slow_now
+            turning.cancel()
+            if is_slow:
+                slow_now -= 1
+            else:
+                places.release()
 
         await places.acquire()
         try:
@@ -67,6 +87,7 @@ def by_the_system(ask: Ask = socket.getaddrinfo) -> Resolve:
         except RuntimeError:  # there are too many threads
             places.release()
             raise
+        turning = loop.call_later(slow_s, turn_slow)
         return [str(address[0]) for *_, address in await asyncio.wrap_future(answer)]
 
     return resolve

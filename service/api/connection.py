@@ -17,6 +17,8 @@ from service.errors import Problem
 from service.framing import MOST_BEYOND_BYTES, beyond
 
 MOST_HEAD_BYTES: Final = 32 * 1024
+_BYTES_OF_A_HEADER: Final = 200
+"""A tuple and two byte strings, besides what is in them."""
 MOST_HEADERS: Final = 100
 """The same of trailers, which are thrown away."""
 MOST_PIPELINED: Final = 32  # one read may bring 14,000 small requests
@@ -50,6 +52,9 @@ class Connection(HttpToolsProtocol):
     most: ClassVar[int] = 5_000
     """Connections of a process. For one more, that is closed which has been without a whole request for longest."""
 
+    most_heads_bytes: ClassVar[int] = 2 * 1024 * 1024
+    """Of all heads together that are not whole yet. Above it the oldest of them goes."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.url, self.headers = b"", []
@@ -61,6 +66,8 @@ class Connection(HttpToolsProtocol):
         # uvicorn's state of the server is what all its connections share.
         self._waiting: OrderedDict[Connection, None] = vars(self.server_state).setdefault("waiting", OrderedDict())
         """Those that no whole request is answered on, the oldest first."""
+        self._heads: OrderedDict[Connection, int] = vars(self.server_state).setdefault("heads", OrderedDict())
+        """How much has come of those heads that are not whole, the oldest first."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Take a connection. Where there are too many, it is this one that goes only if all others are busy."""
@@ -75,8 +82,29 @@ class Connection(HttpToolsProtocol):
         """Forget it."""
         super().connection_lost(exc)
         self._waiting.pop(self, None)
+        self.hold(0)
         if self._ends is not None:
             self._ends.cancel()
+
+    @property
+    def _head_bytes(self) -> int:
+        """What an unfinished head takes in memory: parsed headers take more than their text."""
+        return self._received + _BYTES_OF_A_HEADER * len(self.headers)
+
+    def hold(self, head_bytes: int) -> None:
+        """Count an unfinished head (0: it is whole). Where all together are too large the oldest goes."""
+        if not head_bytes and self not in self._heads:
+            return
+        state = vars(self.server_state)
+        state["heads_bytes"] = state.get("heads_bytes", 0) + head_bytes - self._heads.get(self, 0)
+        if head_bytes:
+            self._heads[self] = head_bytes
+        else:
+            self._heads.pop(self, None)
+        if state["heads_bytes"] > self.most_heads_bytes:
+            oldest = next(iter(self._heads))
+            oldest.hold(0)
+            oldest.transport.abort()
 
     def _end_in_time(self) -> None:
         if self._ends is None:
@@ -96,6 +124,7 @@ class Connection(HttpToolsProtocol):
         if newest is not None and not newest.more_body and (in_body or newest is not before):
             self._received = 0
             self._waiting.pop(self, None)
+            self.hold(0)
             self._go_on()
             return
         if self.transport.is_closing():
@@ -106,6 +135,7 @@ class Connection(HttpToolsProtocol):
                 self._refuse(_FRAMING)
         elif self._received > MOST_HEAD_BYTES and self._in_head():
             self._refuse(_TOO_LARGE)
+        self.hold(self._head_bytes if self._in_head() and not self.transport.is_closing() else 0)
         self._end_in_time()
 
     def _discard(self, data: bytes) -> None:

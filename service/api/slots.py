@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
+from typing import Final
 
 from service.api.problems import of_store
 from service.errors import Problem, StoreOverloaded
@@ -28,6 +29,9 @@ def too_many_at_once() -> Problem:
         "This client has too many requests at once. Wait for their answers, then repeat. Nothing was stored.",
         headers={"Retry-After": "1"},
     )
+
+
+_MOST_REST_S: Final = 0.5
 
 
 class Places:
@@ -122,7 +126,9 @@ class Turns:
             yield
         finally:
             if self._rest:
-                loop.call_later(self._rest * (loop.time() - began_s), self._end, holder)
+                # No more, where it was the database that took so long.
+                rest_s = min(self._rest * (loop.time() - began_s), _MOST_REST_S)
+                loop.call_later(rest_s, self._end, holder)
             else:
                 self._end(holder)
 

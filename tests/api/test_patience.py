@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.api.patience import at_once_or_by
+from service.api.patience import Begun, at_once_or_by
 
 HOURS_S = 10_000.0
 
@@ -70,3 +70,37 @@ async def test_errors_come_through_before_and_after_a_wait() -> None:
     for waits in (0, 1, 3):
         with pytest.raises(ValueError, match="broken"):
             await at_once_or_by(now_s() + HOURS_S, fail(waits))
+
+
+@pytest.mark.parametrize("waits", [0, 1, 2])
+async def test_what_goes_on_after_an_error_that_it_waited_for_goes_on(waits: int) -> None:
+    """As the key check does, which knows keys though the database fails."""
+
+    async def fail() -> None:
+        for _ in range(waits):
+            await asyncio.sleep(0)
+        raise ConnectionError
+
+    async def knows_better() -> str:
+        for _ in range(2):
+            failing = asyncio.ensure_future(fail())
+            try:
+                await failing
+            except ConnectionError:
+                continue
+        return "known"
+
+    assert await at_once_or_by(now_s() + HOURS_S, knows_better()) == "known"
+    assert await Begun(knows_better()).rest() == "known"
+
+
+async def test_a_deadline_of_its_own_ends_its_first_wait() -> None:
+    async def patient_for_a_moment() -> str:
+        try:
+            async with asyncio.timeout(0.001):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            return "known"
+        return "never"
+
+    assert await Begun(patient_for_a_moment()).rest() == "known"

@@ -156,3 +156,12 @@ async def test_after_its_work_a_turn_rests_in_proportion_to_it() -> None:
     with pytest.raises(Problem):
         async with turns.turn("another"):
             pytest.fail("it rests")
+
+
+async def test_a_turn_does_not_rest_for_long_though_its_work_took_long() -> None:
+    """It may have been the database that did."""
+    turns = Turns(1, each=1, patience_s=30, rest=1e9)
+    async with turns.turn("reader"):
+        await asyncio.sleep(0.001)
+    async with turns.turn("another"):
+        pass

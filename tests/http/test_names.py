@@ -82,3 +82,17 @@ async def test_names_are_asked_for_by_a_bounded_number_of_threads() -> None:
     with pytest.raises(OSError):  # noqa: PT011 - the very error of the system
         await resolve("nobody")
     assert slow.most <= 16
+
+
+async def test_names_that_are_long_without_an_answer_hold_up_no_others() -> None:
+    slow = Slow()
+
+    def ask(host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        return slow(host) if host == "silent" else [(None, None, None, None, ("192.0.2.2", 0))]
+
+    resolve = by_the_system(ask, slow_s=0.01)
+    silent = [asyncio.ensure_future(resolve("silent")) for _ in range(79)]
+    assert await asyncio.wait_for(resolve("quick"), 30) == ["192.0.2.2"]
+    slow.answer.set()
+    assert await asyncio.gather(*silent) == [["192.0.2.1"]] * 79
+    assert slow.most <= 80

@@ -26,6 +26,7 @@ class Three(Connection):
     """Three at once."""
 
     most = 3
+    most_heads_bytes = 2_000
 
 
 class Busy:
@@ -111,3 +112,19 @@ async def test_a_whole_request_that_others_follow_in_half_is_not_closed_upon() -
             await _answered(other)
         server.go_on.set()
         await peer[0].readuntil(b"yes")
+
+
+async def test_of_unfinished_heads_that_are_too_large_together_the_oldest_goes() -> None:
+    """A stranger needs no key for them."""
+    server = Busy()
+    async with server.up() as caller, AsyncExitStack() as stack:
+        idle = await stack.enter_async_context(caller.connected())
+        await _answered(idle)
+        first, second = [await stack.enter_async_context(caller.connected()) for _ in range(2)]
+        first[1].write(b"GET / HTTP/1.1\r\nx: " + b"a" * 1_000)
+        await _answered(idle)
+        second[1].write(b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 10)  # ten lines take more than their 60 bytes
+        assert await everything(first[0]) == b""
+        second[1].write(b"\r\n")
+        await _answered(second, b"")
+        await _answered(idle)
