@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from service.domain.message import Traffic
 from service.errors import Problem, StoreOverloaded
 from service.runtime import Runtime
 from service.storage.messages import Batch, Earlier, Key, NewMessage
-
-_REPLAYS_AT_ONCE: Final = 2
-"""Each reads for itself. A caller who repeats all that it ever sent must leave connections for others."""
 
 
 class Answer(NamedTuple):
@@ -37,7 +33,6 @@ class Accept:
 
     def __init__(self, runtime: Runtime) -> None:
         self._messages = runtime.messages
-        self._replaying = asyncio.Semaphore(_REPLAYS_AT_ONCE)
         self._metrics = runtime.metrics
         self._tracing = runtime.tracing
         self._accepted = {traffic.value: runtime.metrics.accepted.labels(traffic.value) for traffic in Traffic}
@@ -75,17 +70,12 @@ class Accept:
         Raises:
             Problem: the key came with another body before.
         """
-        earlier = await self._earlier(key)
+        earlier = await self._messages.earlier(key)
         return await self._answer_of(earlier, key) if earlier else None
-
-    async def _earlier(self, key: Key) -> Earlier | None:
-        async with self._replaying:
-            return await self._messages.earlier(key)
 
     async def _answer_of(self, earlier: Earlier, key: Key) -> Answer:
         self._same_body(earlier, key)
-        async with self._replaying:
-            row = await self._messages.message(earlier.subject_id, key.client_id)
+        row = await self._messages.replayed(earlier.subject_id, key.client_id)
         if row is None:
             raise StoreOverloaded("a key outlived its message")
         return Answer(
@@ -129,13 +119,12 @@ class Accept:
 
     async def replay_bulk(self, key: Key) -> bytes | None:
         """What the key of a bulk answered, if it did; see `replay`."""
-        earlier = await self._earlier(key)
+        earlier = await self._messages.earlier(key)
         return await self._bulk_answer_of(earlier, key) if earlier else None
 
     async def _bulk_answer_of(self, earlier: Earlier, key: Key) -> bytes:
         self._same_body(earlier, key)
-        async with self._replaying:
-            answer = await self._messages.batch_answer(earlier.subject_id, key.client_id)
+        answer = await self._messages.batch_answer(earlier.subject_id, key.client_id)
         if answer is None:
             raise StoreOverloaded("a key outlived its batch")
         return answer

@@ -7,7 +7,6 @@ they hold, so that a client who hammers costs the database nothing.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -41,7 +40,6 @@ class Limits:
         rates = runtime.config.limits.rates
         self._defaults = {Limit(name): Rate(rate.per_s, rate.burst) for name, rate in rates.items()}
         self._now = now
-        self._giving_back = asyncio.Semaphore(1)  # or a client who repeats a lot would take every connection
         self._tokens: dict[tuple[UUID, Limit], _Tokens] = {}
 
     async def take(self, principal: Principal, limit: Limit, cost: int = 1) -> None:
@@ -73,8 +71,7 @@ class Limits:
         """A replay costs nothing: what was spent on it goes back to where every replica finds it."""
         tokens = self._tokens.get((principal.client_id, limit))
         if tokens is not None:
-            async with self._giving_back:
-                await self._pacing.give_back(tokens.key, cost / tokens.rate.per_s)
+            await self._pacing.give_back(tokens.key, cost / tokens.rate.per_s)
 
 
 def _too_many(limit: Limit, rate: Rate, wait_s: float) -> Problem:

@@ -100,6 +100,9 @@ class MessageStore:
             crowd=_CROWD,
             patience_s=PATIENCE_S,
         )
+        # Those who repeat read together, so that a client who repeats all that it ever sent holds up no other.
+        self._keys: Batcher[Key, Earlier | None] = Batcher(self._read_keys, patience_s=PATIENCE_S)
+        self._replayed: Batcher[tuple[UUID, UUID], Record | None] = Batcher(self._read_replayed, patience_s=PATIENCE_S)
         # Each bulk is a commit of its own; only a few at once, or they would take every connection from the OTPs.
         self._bulks: Batcher[_Bulk, Earlier | None] = Batcher(
             self._insert_bulk, max_batch=1, flights=BULKS_AT_ONCE, patience_s=BULK_PATIENCE_S
@@ -132,7 +135,7 @@ class MessageStore:
         earlier = await self._read_winners(lost) if lost else {}
         return [created.get(message.id) or earlier.get(_name(key)) for message, key in items]
 
-    async def _read_winners(self, lost: Sequence[Key]) -> dict[tuple[str, UUID] | None, Earlier]:
+    async def _read_winners(self, lost: Sequence[Key]) -> dict[tuple[str, str, UUID] | None, Earlier]:
         try:
             async with self._database.reading() as connection:
                 return await _find_keys(connection, lost)
@@ -140,9 +143,30 @@ class MessageStore:
             raise CommitUnknown("the rest of the batch is stored") from error
 
     async def earlier(self, key: Key) -> Earlier | None:
-        """What a key answered, if it is alive."""
+        """What a key answered, if it is alive.
+
+        Raises:
+            StoreOverloaded: see `Batcher.submit`.
+        """
+        return await self._keys.submit(key)
+
+    async def _read_keys(self, keys: Sequence[Key]) -> list[Earlier | None]:
         async with self._database.reading() as connection:
-            return (await _find_keys(connection, [key])).get(_name(key))
+            found = await _find_keys(connection, keys)
+        return [found.get(_name(key)) for key in keys]
+
+    async def replayed(self, message_id: UUID, client_id: UUID) -> Record | None:
+        """The row of a message that a key made; None where there is no such message of the client.
+
+        Raises:
+            StoreOverloaded: see `Batcher.submit`.
+        """
+        return await self._replayed.submit((message_id, client_id))
+
+    async def _read_replayed(self, wanted: Sequence[tuple[UUID, UUID]]) -> list[Record | None]:
+        rows = await self._database.fetch(_SQL["replayed"], *map(list, zip(*wanted, strict=True)))
+        found = {(row["id"], row["client_id"]): row for row in rows}
+        return [found.get(one) for one in wanted]
 
     async def add_batch(self, batch: Batch, messages: Sequence[NewMessage], key: Key | None) -> Earlier | None:
         """Commit a bulk, all or nothing; returns what its key answered earlier, if it did.
@@ -209,8 +233,8 @@ class MessageStore:
         return attempts, receipts
 
 
-def _name(key: Key | None) -> tuple[str, UUID] | None:
-    return None if key is None else (key.key, key.client_id)
+def _name(key: Key | None) -> tuple[str, str, UUID] | None:
+    return None if key is None else (key.endpoint, key.key, key.client_id)
 
 
 def _as_json(items: Sequence[tuple[NewMessage, Key | None]]) -> str:
@@ -238,8 +262,10 @@ def _row(message: NewMessage, batch_id: UUID, now: datetime) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-async def _find_keys(connection: Connection, keys: Sequence[Key]) -> dict[tuple[str, UUID] | None, Earlier]:
+async def _find_keys(connection: Connection, keys: Sequence[Key]) -> dict[tuple[str, str, UUID] | None, Earlier]:
     rows = await connection.fetch(
         _SQL["find_keys"], [k.client_id for k in keys], [k.endpoint for k in keys], [k.key for k in keys]
     )
-    return {(row["key"], row["client_id"]): Earlier(row["body_hmac"], row["subject_id"]) for row in rows}
+    return {
+        (row["endpoint"], row["key"], row["client_id"]): Earlier(row["body_hmac"], row["subject_id"]) for row in rows
+    }

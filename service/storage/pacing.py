@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from service.domain.pacing import admit
+from service.storage.batch import PATIENCE_S, Batcher
 from service.storage.database import Connection, Database
 from service.storage.sql import queries
 
 _SQL = queries("pacing")
+_GIVE_BACK: Final = "UPDATE pacing SET tat = tat - make_interval(secs => $2) WHERE key = $1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class PacingStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._returns: Batcher[tuple[str, float], None] = Batcher(self._give_back, patience_s=PATIENCE_S)
 
     async def reserve(
         self, intervals_s: dict[str, float], wanted: int, horizon_s: float, early_s: float = 0.0
@@ -64,10 +70,21 @@ class PacingStore:
         return Admission(count, 0.0)
 
     async def give_back(self, key: str, seconds: float) -> None:
-        """Take back what was drawn on a key: `seconds` is the number of events times their interval."""
-        await self._database.execute(
-            "UPDATE pacing SET tat = tat - make_interval(secs => $2) WHERE key = $1", key, seconds
-        )
+        """Take back what was drawn on a key: `seconds` is the number of events times their interval.
+
+        Raises:
+            StoreError: see `Batcher.submit`.
+        """
+        await self._returns.submit((key, seconds))
+
+    async def _give_back(self, items: Sequence[tuple[str, float]]) -> list[None]:
+        """One update a key, however many gave back: a client who repeats a lot holds up no other."""
+        sums: defaultdict[str, float] = defaultdict(float)
+        for key, seconds in items:
+            sums[key] += seconds
+        for key, total_s in sums.items():
+            await self._database.execute(_GIVE_BACK, key, total_s)
+        return [None] * len(items)
 
 
 async def _lock(connection: Connection, keys: list[str]) -> tuple[datetime, dict[str, float]]:

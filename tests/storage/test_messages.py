@@ -134,6 +134,26 @@ async def test_a_key_of_another_client_or_endpoint_is_another_key(store: Store) 
     assert all(isinstance(answer, datetime) for answer in answers)
 
 
+async def test_many_keys_that_are_asked_for_at_once_each_tell_of_their_own(store: Store) -> None:
+    """They are read together: the same key at another endpoint, or of another client, is another key all the same."""
+    other_id = await rows.a_client(store.database, "other")
+    made = {}
+    for who, endpoint, name in [
+        (store.client_id, "send", "k"),
+        (other_id, "send", "k"),
+        (store.client_id, "send", "l"),
+    ]:
+        message = rows.a_message(who)
+        await store.messages.add(message, key(who, name, endpoint=endpoint))
+        made[who, endpoint, name] = message.id
+    asked = [*made, (store.client_id, "bulk", "k"), (other_id, "send", "l")] * 20
+    found = await asyncio.gather(*(store.messages.earlier(key(w, n, endpoint=e)) for w, e, n in asked))
+    assert [one and one.subject_id for one in found] == [made.get(one) for one in asked]
+    rows_of = await asyncio.gather(*(store.messages.replayed(id_, who) for (who, *_), id_ in made.items()))
+    assert [row and row["id"] for row in rows_of] == list(made.values())
+    assert await store.messages.replayed(made[store.client_id, "send", "k"], other_id) is None
+
+
 @pytest.mark.parametrize("text", ["nul \x00", "lone surrogate \ud800"])
 async def test_a_text_that_postgresql_cannot_hold_fails_alone(store: Store, text: str) -> None:
     good = [rows.a_message(store.client_id) for _ in range(7)]

@@ -200,3 +200,14 @@ async def test_many_who_start_at_once_do_not_quarrel_over_the_first_row(store: S
     answers = await asyncio.gather(*(store.pacing.reserve(OTHER, 1, HORIZON_S) for _ in range(8)))
     took_s = await now(store.database) - began_s
     assert 2 <= sum(len(reserved(slots)) for slots in answers) <= 4 + took_s * MPS * (1 - RESERVE)
+
+
+async def test_what_many_give_back_at_once_is_added_up_key_by_key(store: Store) -> None:
+    for limiter in ("send:a", "send:b"):
+        await store.pacing.admit(limiter, 1.0, 100, 50, 50)
+    before = [await taken(store, limiter) for limiter in ("send:a", "send:b")]
+    await asyncio.gather(
+        *(store.pacing.give_back("send:a", 0.5) for _ in range(40)), store.pacing.give_back("send:b", 3.0)
+    )
+    after = [await taken(store, limiter) for limiter in ("send:a", "send:b")]
+    assert [one - other for one, other in zip(before, after, strict=True)] == pytest.approx([20.0, 3.0])

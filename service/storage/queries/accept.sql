@@ -66,6 +66,12 @@ FROM unnest(ARRAY[$1::uuid]) AS i (id)
 JOIN messages USING (id)
 WHERE client_id = $2
 
+-- name: replayed
+-- What messages answered when they were accepted. $1 ids, $2 the client of each.
+SELECT id, client_id, recipient, sender, traffic, segments, encoding, reference, created_at
+FROM unnest($1::uuid[], $2::uuid[]) AS i (id, client_id)
+JOIN messages USING (id, client_id)
+
 -- name: cancel
 -- Takes a message back that nobody has claimed; runs under lock_messages. $3 the traffic whose text goes at once.
 UPDATE messages
