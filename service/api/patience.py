@@ -57,9 +57,13 @@ async def at_once_or_by(ends_s: float, awaited: Awaitable[Result]) -> Result:
 @types.coroutine
 def _rest(steps: Generator[Any, Any, Result], waits_for: Any) -> Generator[Any, Any, Result]:
     """What comes of `steps`, of which the first was taken: it waits for `waits_for`."""
-    try:
-        yield waits_for
-    except BaseException:
-        steps.close()
-        raise
-    return (yield from steps)
+    while True:
+        try:
+            yield waits_for
+        except BaseException as error:  # noqa: BLE001 - it is what `steps` waited for, or meant for them
+            try:
+                waits_for = steps.throw(error)
+            except StopIteration as ended:
+                return cast("Result", ended.value)
+        else:
+            return (yield from steps)
