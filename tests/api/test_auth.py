@@ -3,10 +3,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
+from starlette.requests import Request
 
+from service.api import access
+from service.api.admission import Admission
 from service.api.auth import Directory
 from service.domain.ids import new_id
 from service.domain.keyring import key_hash
@@ -216,6 +220,23 @@ async def test_a_database_that_hangs_holds_known_keys_for_a_second_only() -> Non
     keys.may_answer.set()
     clock.now_s += 60
     assert (await directory.authorize("Bearer a", "send")).client == "shop"
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["fails", "hangs"])
+async def test_the_key_check_of_a_request_goes_on_with_known_keys_and_gives_its_place_back(hangs: bool) -> None:
+    keys, clock = _Keys("a"), _Clock()
+    directory, admission = Directory(keys, clock=clock), Admission()
+    api = SimpleNamespace(directory=directory, admission=admission)
+    await directory.authorize("Bearer a", "send")
+    if hangs:
+        keys.may_answer.clear()
+    else:
+        keys.broken = True
+    clock.now_s += 60
+    request = Request({"type": "http", "headers": [(b"authorization", b"Bearer a")]})
+    assert (await access.authorize(request, api, "send")).client == "shop"  # type: ignore[arg-type]
+    assert admission.checks.taken == 0
+    keys.may_answer.set()
 
 
 async def test_without_any_copy_nobody_can_be_told_apart() -> None:
