@@ -213,6 +213,16 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if not self.pipeline and (self.cycle.response_complete or self.cycle.more_body):
             self._waiting[self] = None
+        if not self.pipeline and self.cycle.response_complete and not self.cycle.more_body:
+            self._forget_head(self.cycle)
+
+    def _forget_head(self, answered: RequestResponseCycle) -> None:
+        """Thousands of connections that idle would else keep the heads of their last requests, 30 KB each."""
+        scope = answered.scope
+        scope["headers"], scope["raw_path"], scope["query_string"] = [], b"", b""
+        scope.pop("named_headers", None)  # type: ignore[typeddict-item] # see `on_headers_complete`
+        if self.scope is scope:  # else a part of the next head has come already
+            self.headers, self.url = [], b""
 
     def _codings(self) -> list[bytes]:
         """Where there are several, two servers may see two ends of one request."""

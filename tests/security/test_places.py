@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -36,8 +37,10 @@ class Busy:
         self.inside = 0
         self.changed = asyncio.Condition()
         self.go_on = asyncio.Event()
+        self.scopes: list[Any] = []
 
     async def answer(self, request: Request) -> Response:
+        self.scopes.append(request.scope)
         await request.body()
         if request.url.path == "/busy":
             async with self.changed:
@@ -128,3 +131,20 @@ async def test_of_unfinished_heads_that_are_too_large_together_the_oldest_goes()
         second[1].write(b"\r\n")
         await _answered(second, b"")
         await _answered(idle)
+
+
+async def test_a_connection_that_idles_keeps_nothing_of_the_head_of_its_last_request() -> None:
+    """A stranger may have thousands of them."""
+    server = Busy()
+    async with server.up() as caller, AsyncExitStack() as stack:
+        peer = await stack.enter_async_context(caller.connected())
+        for _ in range(2):
+            await _answered(peer, b"GET /?q HTTP/1.1\r\nHost: x\r\nx: " + b"a" * 1_000 + b"\r\n\r\n")
+        first = server.scopes[0]
+        assert (first["headers"], first["query_string"]) == ([], b"")
+        peer[1].write(b"POST /busy HTTP/1.1\r\nHost: x\r\nx: y\r\nContent-Length: 1\r\n\r\nz")
+        async with asyncio.timeout(10), server.changed:
+            await server.changed.wait_for(lambda: server.inside == 1)
+        assert dict(server.scopes[2]["headers"])[b"x"] == b"y", "as long as it is worked on"
+        server.go_on.set()
+        await peer[0].readuntil(b"yes")
