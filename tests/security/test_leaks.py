@@ -159,7 +159,7 @@ class Journey:
         await connection.execute(
             f"ALTER TABLE messages ADD CONSTRAINT poison CHECK (reference <> '{POISON}') NOT VALID"
         )
-        for _ in range(3):
+        for _ in range(8):  # so that it meets a worker within a delivery
             await self.send(reference=POISON)
             sends = [asyncio.create_task(self.send()) for _ in range(20)]
             await connection.execute(
